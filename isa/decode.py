@@ -1,0 +1,324 @@
+"""Decoding: bytes -> `Insn`, bound to one CPU. The only module of the CPU that knows iced-x86."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from iced_x86 import (
+    Code,
+    CpuidFeature,
+    Decoder,
+    DecoderError,
+    DecoderOptions,
+    Formatter,
+    FormatterSyntax,
+    Instruction,
+    MemorySizeExt,
+    Mnemonic,
+    OpCodeInfo,
+    OpKind,
+    Register,
+    RegisterExt,
+)
+
+from isa.operands import (
+    BasedMemory,
+    FarPointer,
+    FlatMemory,
+    FlatStackMemory,
+    Immediate,
+    MmxOperand,
+    NamedRegister,
+    SegmentedMemory,
+    SegmentOperand,
+    UnreachableTarget,
+    Width,
+    effective_address,
+    register_classes,
+)
+from isa.state import GPR_NAMES, M64
+
+if TYPE_CHECKING:
+    from isa.cpu import Cpu
+
+MAX_LENGTH = 15
+
+
+def _names(enum: Any) -> dict[int, str]:
+    return {value: name for name, value in vars(enum).items() if isinstance(value, int)}
+
+
+@cache
+def code_names() -> dict[int, str]:
+    """iced Code number -> name."""
+    return _names(Code)
+
+
+@cache
+def mnemonic_names() -> dict[int, str]:
+    """iced Mnemonic number -> name."""
+    return _names(Mnemonic)
+
+
+@cache
+def register_names() -> dict[int, str]:
+    """iced Register number -> name."""
+    return _names(Register)
+
+
+@cache
+def feature_names() -> dict[int, str]:
+    """iced CpuidFeature number -> name."""
+    return _names(CpuidFeature)
+
+
+@cache
+def opcode_info(code: int) -> OpCodeInfo:
+    """iced's table row of one form."""
+    return OpCodeInfo(code)
+
+
+@cache
+def form_features(code: int) -> tuple[str, ...]:
+    """CPUID features that a form needs, by iced's names."""
+    instruction = Instruction()
+    instruction.code = code
+    return tuple(feature_names()[feature] for feature in instruction.cpuid_features())
+
+
+class Insn:
+    """One decoded instruction: `function(cpu, *operands)` executes it; `next` is the address after it."""
+
+    __slots__ = ("code", "function", "ip", "next", "operands", "raw")
+
+    def __init__(
+        self, ip: int, raw: bytes, code: int, function: Callable[..., None], operands: tuple[Any, ...],
+        next_ip: int,
+    ) -> None:  # fmt: skip
+        self.ip = ip
+        self.raw = raw
+        self.code = code
+        self.function = function
+        self.operands = operands
+        self.next = next_ip
+
+
+class NeedMoreBytes(Exception):
+    """The bytes end inside the instruction."""
+
+
+class TooLong(Exception):
+    """More than 15 bytes: #GP(0)."""
+
+
+class InvalidInstruction(Exception):
+    """No instruction starts with these bytes (in this mode): #UD."""
+
+
+def decoder_options(features: frozenset[str]) -> int:
+    """Without BMI1 or LZCNT, F3 0F BC / F3 0F BD are BSF and BSR with an ignored prefix, and so on."""
+    options = int(DecoderOptions.NONE)
+    if "BMI1" not in features:
+        options |= DecoderOptions.NO_MPFX_0FBC
+    if "LZCNT" not in features:
+        options |= DecoderOptions.NO_MPFX_0FBD
+    if "LAHF_SAHF_64" not in features:
+        options |= DecoderOptions.NO_LAHF_SAHF_64
+    if "WBNOINVD" not in features:
+        options |= DecoderOptions.NO_WBNOINVD
+    return options
+
+
+def decode(raw: bytes, bits: int, ip: int, options: int = 0) -> Instruction:
+    """One iced instruction. Raises NeedMoreBytes, TooLong or InvalidInstruction."""
+    decoder = Decoder(bits, raw, options, ip)
+    instruction = decoder.decode()
+    if instruction.is_invalid:
+        if decoder.last_error == DecoderError.NO_MORE_BYTES:
+            raise NeedMoreBytes
+        if _is_too_long(raw, bits, options):
+            raise TooLong
+        raise InvalidInstruction
+    return instruction
+
+
+_PREFIXES = frozenset((0x66, 0x67, 0xF0, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65))
+
+
+def _is_too_long(raw: bytes, bits: int, options: int) -> bool:
+    """Would these bytes be an instruction, or still be prefixes, but for the limit of 15 bytes?"""
+    if len(raw) < MAX_LENGTH:
+        return False
+    for dropped in range(1, MAX_LENGTH + 1):
+        if raw[dropped - 1] not in _PREFIXES:
+            return False
+        decoder = Decoder(bits, raw[dropped:], options)
+        instruction = decoder.decode()
+        if not instruction.is_invalid:
+            return bool(dropped + instruction.len > MAX_LENGTH)
+        if decoder.last_error == DecoderError.NO_MORE_BYTES:
+            return True
+    return True
+
+
+@cache
+def _formatter() -> Formatter:
+    formatter = Formatter(FormatterSyntax.NASM)
+    formatter.hex_prefix = "0x"
+    formatter.hex_suffix = ""
+    formatter.small_hex_numbers_in_decimal = False
+    formatter.uppercase_hex = False
+    formatter.rip_relative_addresses = False
+    formatter.space_after_operand_separator = True
+    return formatter
+
+
+def disassemble(raw: bytes, bits: int, ip: int) -> str:
+    """The instruction's text in NASM syntax, or "(bad)"."""
+    return str(_formatter().format(Decoder(bits, raw, ip=ip).decode()))
+
+
+# ---- operands ------------------------------------------------------------------------------------------------
+
+_IMMEDIATE_BITS = {
+    OpKind.IMMEDIATE8: 8, OpKind.IMMEDIATE8_2ND: 8, OpKind.IMMEDIATE16: 16, OpKind.IMMEDIATE32: 32,
+    OpKind.IMMEDIATE64: 64, OpKind.IMMEDIATE8TO16: 16, OpKind.IMMEDIATE8TO32: 32,
+    OpKind.IMMEDIATE8TO64: 64, OpKind.IMMEDIATE32TO64: 64,
+}  # fmt: skip
+_BRANCH_BITS = {OpKind.NEAR_BRANCH16: 16, OpKind.NEAR_BRANCH32: 32, OpKind.NEAR_BRANCH64: 64}
+_STRING_POINTERS = {
+    OpKind.MEMORY_SEG_SI: ("rsi", 16, True), OpKind.MEMORY_SEG_ESI: ("rsi", 32, True),
+    OpKind.MEMORY_SEG_RSI: ("rsi", 64, True), OpKind.MEMORY_SEG_DI: ("rdi", 16, True),
+    OpKind.MEMORY_SEG_EDI: ("rdi", 32, True), OpKind.MEMORY_SEG_RDI: ("rdi", 64, True),
+    OpKind.MEMORY_ESDI: ("rdi", 16, False), OpKind.MEMORY_ESEDI: ("rdi", 32, False),
+    OpKind.MEMORY_ESRDI: ("rdi", 64, False),
+}  # fmt: skip
+_SPECIAL_REGISTERS = {"CR": 64, "DR": 64, "TR": 32, "MM": 64, "ST": 80, "BND": 128, "K": 64}
+
+
+@cache
+def _register_kind(register: int) -> tuple[str, int]:
+    """("gpr" | "seg" | "CR" ..., number) of an iced register."""
+    name = register_names()[register]
+    if name in register_classes():
+        return "class", 0
+    if name in ("ES", "CS", "SS", "DS", "FS", "GS"):
+        return "seg", ("ES", "CS", "SS", "DS", "FS", "GS").index(name)
+    kind = name.rstrip("0123456789")
+    return kind, int(name[len(kind) :] or 0)
+
+
+@cache
+def _full_register(register: int) -> str:
+    """Name of the 64-bit register behind an address register, "" for none or RIP."""
+    name = register_names()[register]
+    if name in ("NONE", "RIP", "EIP"):
+        return ""
+    if name == "AL":
+        return "al"
+    full = register_names()[RegisterExt.full_register(register)].lower()
+    return full if full in GPR_NAMES else name
+
+
+@cache
+def _memory_bits(memory_size: int) -> int:
+    return int(MemorySizeExt.size(memory_size)) * 8
+
+
+_PLAIN_LOADS = {"MOV": False, "MOVZX": False, "MOVSX": True, "MOVSXD": True}
+
+
+def load_hint(instruction: Instruction) -> tuple[int, int, bool] | None:
+    """(GPR number, its bytes, signed) when the instruction is a plain load, for MmioRead."""
+    signed = _PLAIN_LOADS.get(mnemonic_names()[instruction.mnemonic])
+    if signed is None or instruction.op_kind(0) != OpKind.REGISTER:
+        return None
+    register = instruction.op_register(0)
+    if not RegisterExt.is_gpr(register):
+        return None
+    number = GPR_NAMES.index(register_names()[RegisterExt.full_register(register)].lower())
+    return number, RegisterExt.size(register), signed
+
+
+def _address_bits(instruction: Instruction, code_bits: int) -> int:
+    """Address size: from the registers used, else from the displacement, which iced widens to it."""
+    for register in (instruction.memory_base, instruction.memory_index):
+        if register not in (Register.NONE, Register.AL):
+            return int(RegisterExt.size(register)) * 8
+    return int(instruction.memory_displ_size) * 8 or code_bits
+
+
+def bind_operands(cpu: Cpu, instruction: Instruction) -> tuple[Any, ...]:
+    """The operand objects of one instruction, bound to the CPU."""
+    operands = []
+    for n in range(instruction.op_count):
+        kind = instruction.op_kind(n)
+        if kind == OpKind.REGISTER:
+            operands.append(_register_operand(cpu, instruction.op_register(n)))
+        elif kind in _IMMEDIATE_BITS:
+            operands.append(Immediate(instruction.immediate(n), _IMMEDIATE_BITS[kind]))
+        elif kind in _BRANCH_BITS:
+            operands.append(_branch_operand(cpu, instruction.near_branch_target, _BRANCH_BITS[kind]))
+        elif kind == OpKind.FAR_BRANCH16:
+            operands.append(FarPointer(instruction.far_branch_selector, instruction.far_branch16, 16))
+        elif kind == OpKind.FAR_BRANCH32:
+            operands.append(FarPointer(instruction.far_branch_selector, instruction.far_branch32, 32))
+        else:
+            operands.append(_memory_operand(cpu, instruction, kind))
+    return tuple(operands)
+
+
+def _branch_operand(cpu: Cpu, target: int, bits: int) -> Immediate | UnreachableTarget:
+    if cpu.mode64:
+        reachable = target + 0x8000_0000_0000 & M64 < 1 << 48
+    else:
+        reachable = target <= cpu.cs.limit
+    return Immediate(target, bits) if reachable else UnreachableTarget(target, bits)
+
+
+def _register_operand(cpu: Cpu, register: int) -> Any:
+    kind, number = _register_kind(register)
+    if kind == "class":
+        return register_classes()[register_names()[register]](cpu)
+    if kind == "seg":
+        return SegmentOperand(cpu.segments[number])
+    if kind == "MM":
+        return MmxOperand(cpu, kind, number, 64)
+    return NamedRegister(cpu, kind, number, _SPECIAL_REGISTERS.get(kind, 64))
+
+
+def _memory_operand(cpu: Cpu, instruction: Instruction, kind: int) -> Any:
+    if kind in _STRING_POINTERS:
+        base, address_bits, overridable = _STRING_POINTERS[kind]
+        effective = effective_address(base, "", 1, address_bits)
+        displacement = 0
+        segment = _segment(cpu, instruction.memory_segment) if overridable else cpu.es
+    else:
+        base = _full_register(instruction.memory_base)
+        address_bits = _address_bits(instruction, cpu.code_bits)
+        effective = effective_address(
+            base, _full_register(instruction.memory_index), instruction.memory_index_scale, address_bits
+        )
+        displacement = instruction.memory_displacement
+        segment = _segment(cpu, instruction.memory_segment)
+    if not cpu.mode64:
+        made: Any = SegmentedMemory
+    elif segment is cpu.fs or segment is cpu.gs:
+        made = BasedMemory
+    elif segment is cpu.ss:
+        made = FlatStackMemory
+    else:
+        made = FlatMemory
+    bits = _memory_bits(instruction.memory_size)
+    return made(cpu, segment, effective, displacement, address_bits, bits, load_hint(instruction))
+
+
+def _segment(cpu: Cpu, register: int) -> Any:
+    return cpu.segments[("ES", "CS", "SS", "DS", "FS", "GS").index(register_names()[register])]
+
+
+def operand_size(code: int) -> Width:
+    """The operand size of a form without a sized operand (RET, PUSHF ...)."""
+    return Width(opcode_info(code).operand_size or 16)

@@ -1,0 +1,535 @@
+"""The memory unit: segmentation, paging and the TLB, down to RAM, a device exit or a nested page fault.
+
+Sources: SDM Vol. 3, "Protected-Mode Memory Management" and "Paging". A plain access costs one dict look-up:
+`tlb_read[page]` / `tlb_write[page]` hold host offset minus linear address. Whatever is not plain RAM with the
+right permission is absent from these dicts and takes the slow road, which knows every rule.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from isa.exits import ExitReason, MmioRead, MmioWrite, NestedPageFault, VmExit
+from isa.faults import AlignmentCheck, Fault, GeneralProtection, PageFault, StackFault
+from isa.memory import EXECUTE, PAGE, PHYSICAL_BITS, READ, WRITE, PhysicalMemory
+from isa.state import (
+    CR0_AM,
+    CR0_PG,
+    CR0_WP,
+    CR4_PAE,
+    CR4_PSE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_NXE,
+    M32,
+    M64,
+    TYPE_CODE,
+    TYPE_EXPAND_DOWN,
+    TYPE_READABLE,
+    TYPE_WRITABLE,
+    CpuState,
+    Segment,
+)
+
+ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH = 0, 1, 2
+_MEMORY_FLAG = (READ, WRITE, EXECUTE)
+
+# Page-table entry bits (SDM Vol. 3, "Paging")
+P, RW, US, A, D, PS, NX = 1, 2, 4, 1 << 5, 1 << 6, 1 << 7, 1 << 63
+FRAME = (1 << PHYSICAL_BITS) - 1 & -PAGE
+RESERVED_PHYSICAL = (1 << 52) - (1 << PHYSICAL_BITS)      # entry bits above MAXPHYADDR
+PDPTE_RESERVED = RESERVED_PHYSICAL | 0xFFF0_0000_0000_0000 | 0x1E6
+
+PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
+
+Unpack = Callable[[memoryview, int], tuple[Any, ...]]
+Pack = Callable[[memoryview, int, int], None]
+
+
+def _wide_unpack(size: int) -> Unpack:
+    return lambda view, at: (int.from_bytes(view[at : at + size], "little"),)
+
+
+def _wide_pack(size: int) -> Pack:
+    def pack(view: memoryview, at: int, value: int) -> None:
+        view[at : at + size] = value.to_bytes(size, "little")
+
+    return pack
+
+
+_FORMATS = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
+UNPACK: tuple[Unpack, ...] = tuple(
+    struct.Struct(_FORMATS[n]).unpack_from if n in _FORMATS else _wide_unpack(n) for n in range(65)
+)
+PACK: tuple[Pack, ...] = tuple(
+    struct.Struct(_FORMATS[n]).pack_into if n in _FORMATS else _wide_pack(n) for n in range(65)
+)
+LAST_START = tuple(PAGE - n for n in range(65))           # highest page offset where n bytes still fit
+
+
+class MemoryUnit(CpuState):
+    """Loads, stores and fetches. All addresses called `linear` are past segmentation."""
+
+    __slots__ = (
+        "memory", "ram", "tlb_read", "tlb_write", "tlb_system_read", "tlb_system_write", "_tlb_sets", "pdptes",
+        "answers", "cursor", "debug_hits", "mode64", "code_bits", "stack_mask", "protected"
+    )  # fmt: skip
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.memory = memory
+        self.ram = memory.view
+        self.answers: list[int | Fault] = []      # what the VM answered to this instruction's exits so far
+        self.cursor = 0
+        self.pdptes = [0, 0, 0, 0]
+        self.debug_hits = 0
+        self.mode64 = False
+        self.protected = False
+        self.code_bits = 16
+        self.stack_mask = 0xFFFF
+        self._tlb_sets: dict[tuple[bool, bool, bool], tuple[dict[int, int], dict[int, int]]] = {}
+        super().__init__()
+
+    # ---- the TLB -----------------------------------------------------------------------------------------
+
+    def flush_tlb(self) -> None:
+        """Forget every translation. The SDM lets a TLB forget at any time, so this serves INVLPG as well."""
+        self.ram = self.memory.view
+        for reads, writes in self._tlb_sets.values():
+            reads.clear()
+            writes.clear()
+        self.select_tlb()
+
+    def select_tlb(self) -> None:
+        """Choose the TLB of the current privilege; call after CPL, EFLAGS.AC, CR0 or CR4 changed."""
+        user = self.cpl == 3
+        smap = bool(self.cr4 & CR4_SMAP) and not user
+        aligned = user and bool(self.ac and self.cr0 & CR0_AM)
+        self.tlb_read, self.tlb_write = self._tlb_set((user, smap and not self.ac, aligned))
+        self.tlb_system_read, self.tlb_system_write = self._tlb_set(
+            (False, bool(self.cr4 & CR4_SMAP), False)
+        )
+
+    def _tlb_set(self, key: tuple[bool, bool, bool]) -> tuple[dict[int, int], dict[int, int]]:
+        pair = self._tlb_sets.get(key)
+        if pair is None:
+            pair = self._tlb_sets[key] = ({}, {})
+        return pair
+
+    def forget_writes(self) -> None:
+        """Drop write translations, after a page became a code page."""
+        for _, writes in self._tlb_sets.values():
+            writes.clear()
+
+    # ---- paging ------------------------------------------------------------------------------------------
+
+    def translate(self, linear: int, access: int, user: bool, *, smap: bool = False) -> int:
+        """Guest-physical address of `linear`; sets accessed and dirty bits. PageFault if not allowed.
+
+        `smap`: a supervisor data access that SMAP forbids on user pages.
+        """
+        if not self.cr0 & CR0_PG:
+            return linear & self.memory.address_mask
+        if self.cr4 & CR4_PAE:
+            return self._translate_wide(linear, access, user, smap)
+        return self._translate_32bit(linear, access, user, smap)
+
+    def _translate_32bit(self, linear: int, access: int, user: bool, smap: bool) -> int:
+        """32-bit paging, 4 KiB and (with PSE) 4 MiB pages."""
+        pde_at = self.cr3 & 0xFFFF_F000 | linear >> 20 & 0xFFC
+        pde = self._entry(pde_at, 4)
+        if not pde & P:
+            raise self._page_fault(linear, access, user, 0, "page-directory entry not present")
+        if pde & PS and self.cr4 & CR4_PSE:
+            if pde & 1 << 21:
+                raise self._page_fault(linear, access, user, PF_RESERVED, "reserved bit in a 4 MiB PDE")
+            self._check_rights(linear, access, user, smap, pde)
+            self._mark(pde_at, pde, 4, A | D if access == ACCESS_WRITE else A)
+            frame = pde & 0xFFC0_0000 | (pde & 0x1F_E000) << 19
+            return (frame | linear & 0x3F_FFFF) & self.memory.address_mask
+        pte_at = pde & 0xFFFF_F000 | linear >> 10 & 0xFFC
+        pte = self._entry(pte_at, 4)
+        if not pte & P:
+            raise self._page_fault(linear, access, user, 0, "page-table entry not present")
+        self._check_rights(linear, access, user, smap, pde & pte)
+        self._mark(pde_at, pde, 4, A)
+        self._mark(pte_at, pte, 4, A | D if access == ACCESS_WRITE else A)
+        return (pte & 0xFFFF_F000 | linear & 0xFFF) & self.memory.address_mask
+
+    def _translate_wide(self, linear: int, access: int, user: bool, smap: bool) -> int:
+        """PAE paging (3 levels from the PDPTE registers) and 4-level paging."""
+        reserved = RESERVED_PHYSICAL | (0 if self.efer & EFER_NXE else NX)
+        path: list[tuple[int, int]] = []
+        rights = US | RW
+        no_execute = 0
+        if self.efer & EFER_LMA:
+            table, shift = self.cr3 & FRAME, 39
+        else:
+            pdpte = self.pdptes[linear >> 30 & 3]
+            if not pdpte & P:
+                raise self._page_fault(linear, access, user, 0, "PDPTE not present")
+            table, shift = pdpte & FRAME, 21
+            reserved |= 0x7FF0_0000_0000_0000       # PAE entries: bits 62-52 are reserved
+        while True:
+            at = table | (linear >> shift & 0x1FF) << 3
+            entry = self._entry(at, 8)
+            if not entry & P:
+                raise self._page_fault(linear, access, user, 0, f"{_LEVEL[shift]} not present")
+            large = shift != 12 and bool(entry & PS)
+            if entry & reserved or (large and (shift == 39 or entry & (1 << shift) - 1 & ~0x1FFF)):
+                raise self._page_fault(linear, access, user, PF_RESERVED, f"reserved bit in {_LEVEL[shift]}")
+            rights &= entry
+            no_execute |= entry & NX
+            path.append((at, entry))
+            if large or shift == 12:
+                break
+            table, shift = entry & FRAME, shift - 9
+        self._check_rights(linear, access, user, smap, rights | P | no_execute)
+        for at, entry in path[:-1]:
+            self._mark(at, entry, 8, A)
+        at, entry = path[-1]
+        self._mark(at, entry, 8, A | D if access == ACCESS_WRITE else A)
+        offset = (1 << shift) - 1
+        return (entry & FRAME & ~offset | linear & offset) & self.memory.address_mask
+
+    def _check_rights(self, linear: int, access: int, user: bool, smap: bool, rights: int) -> None:
+        """SDM Vol. 3, "Access Rights": `rights` are the AND of R/W and U/S and the OR of NX over the walk."""
+        why = ""
+        if user:
+            if not rights & US:
+                why = "user access to a supervisor page"
+            elif access == ACCESS_WRITE and not rights & RW:
+                why = "user write to a read-only page"
+        elif rights & US:
+            if access == ACCESS_FETCH and self.cr4 & CR4_SMEP:
+                why = "SMEP: supervisor fetch from a user page"
+            elif access != ACCESS_FETCH and smap:
+                why = "SMAP: supervisor access to a user page"
+        if not why and access == ACCESS_WRITE and not user and not rights & RW and self.cr0 & CR0_WP:
+            why = "supervisor write to a read-only page with CR0.WP"
+        if not why and access == ACCESS_FETCH and rights & NX:
+            why = "fetch from a no-execute page"
+        if why:
+            raise self._page_fault(linear, access, user, PF_PRESENT, why)
+
+    def _page_fault(self, linear: int, access: int, user: bool, bits: int, why: str) -> PageFault:
+        code = bits
+        if bits & PF_RESERVED:
+            code |= PF_PRESENT
+        if access == ACCESS_WRITE:
+            code |= PF_WRITE
+        if user:
+            code |= PF_USER
+        if access == ACCESS_FETCH and (
+            self.cr4 & CR4_SMEP or (self.cr4 & CR4_PAE and self.efer & EFER_NXE)
+        ):
+            code |= PF_FETCH
+        return PageFault(linear, code, why)
+
+    def _entry(self, gpa: int, size: int) -> int:
+        """Read a paging-structure entry from RAM; an open bus reads as ones."""
+        gpa &= self.memory.address_mask
+        host = self.memory.host_page(gpa, READ)
+        if host is None:
+            if self.memory.unclaimed_is_mmio and self.memory.region_at(gpa) is None:
+                return (1 << 8 * size) - 1
+            raise VmExit(NestedPageFault(gpa, READ))
+        value: int = UNPACK[size](self.ram, host + (gpa & 0xFFF))[0]
+        return value
+
+    def _mark(self, gpa: int, entry: int, size: int, bits: int) -> None:
+        """Set accessed and dirty bits in an entry that the walk used."""
+        if entry & bits != bits:
+            gpa &= self.memory.address_mask
+            host = self.memory.host_page(gpa, WRITE)
+            if host is not None:          # tables in ROM keep their bits
+                PACK[size](self.ram, host + (gpa & 0xFFF), entry | bits)
+                if host >> 12 in self.memory.code_pages:
+                    self.code_written(host + (gpa & 0xFFF), size)
+
+    def load_pdptes(self, cr3: int) -> None:
+        """PAE: load the four PDPTE registers; #GP(0) if a present one has reserved bits set."""
+        entries = [self._entry((cr3 & 0xFFFF_FFE0) + 8 * n, 8) for n in range(4)]
+        for n, entry in enumerate(entries):
+            if entry & P and entry & PDPTE_RESERVED:
+                raise GeneralProtection(0, f"reserved bit in PDPTE {n}")
+        self.pdptes = entries
+
+    # ---- loads and stores at linear addresses ----------------------------------------------------------
+
+    def load(self, linear: int, size: int) -> int:
+        """Data read at the current privilege."""
+        delta = self.tlb_read.get(linear >> 12)
+        if delta is not None and linear & 0xFFF <= LAST_START[size]:
+            return UNPACK[size](self.ram, linear + delta)[0]  # type: ignore[no-any-return]
+        return self._load_slow(linear, size, self.tlb_read, self.cpl == 3, False)
+
+    def store(self, linear: int, size: int, value: int) -> None:
+        """Data write at the current privilege; `value` fits `size` bytes."""
+        delta = self.tlb_write.get(linear >> 12)
+        if delta is not None and linear & 0xFFF <= LAST_START[size]:
+            PACK[size](self.ram, linear + delta, value)
+        else:
+            self._store_slow(linear, size, value, self.tlb_read, self.tlb_write, self.cpl == 3, False)
+
+    def load_stack(self, linear: int, size: int) -> int:
+        """`load` through SS: a non-canonical address is #SS(0)."""
+        delta = self.tlb_read.get(linear >> 12)
+        if delta is not None and linear & 0xFFF <= LAST_START[size]:
+            return UNPACK[size](self.ram, linear + delta)[0]  # type: ignore[no-any-return]
+        return self._load_slow(linear, size, self.tlb_read, self.cpl == 3, True)
+
+    def store_stack(self, linear: int, size: int, value: int) -> None:
+        """`store` through SS: a non-canonical address is #SS(0)."""
+        delta = self.tlb_write.get(linear >> 12)
+        if delta is not None and linear & 0xFFF <= LAST_START[size]:
+            PACK[size](self.ram, linear + delta, value)
+        else:
+            self._store_slow(linear, size, value, self.tlb_read, self.tlb_write, self.cpl == 3, True)
+
+    def load_system(self, linear: int, size: int) -> int:
+        """Implicit supervisor read: descriptor tables, TSS, IDT."""
+        delta = self.tlb_system_read.get(linear >> 12)
+        if delta is not None and linear & 0xFFF <= LAST_START[size]:
+            return UNPACK[size](self.ram, linear + delta)[0]  # type: ignore[no-any-return]
+        return self._load_slow(linear, size, self.tlb_system_read, False, False)
+
+    def store_system(self, linear: int, size: int, value: int) -> None:
+        """Implicit supervisor write: descriptor tables, TSS, an inner stack."""
+        delta = self.tlb_system_write.get(linear >> 12)
+        if delta is not None and linear & 0xFFF <= LAST_START[size]:
+            PACK[size](self.ram, linear + delta, value)
+        else:
+            self._store_slow(
+                linear, size, value, self.tlb_system_read, self.tlb_system_write, False, False
+            )
+
+    def check_read(self, linear: int, size: int) -> None:
+        """Raise what a load of `size` bytes within one page at the current privilege would raise."""
+        user = self.cpl == 3
+        self._check_access(linear, size, ACCESS_READ, user, False)
+        self.translate(linear, ACCESS_READ, user, smap=self._smap_blocks())
+
+    def check_write(self, linear: int, size: int) -> None:
+        """Raise what a store of `size` bytes at the current privilege would raise; store nothing."""
+        self._check_access(linear, size, ACCESS_WRITE, self.cpl == 3, False)
+        smap = self._smap_blocks()
+        for page in {linear & -PAGE: None, (linear + size - 1 & M64) & -PAGE: None}:
+            self.translate(max(page, linear) if page == linear & -PAGE else page, ACCESS_WRITE,
+                           self.cpl == 3, smap=smap)  # fmt: skip
+
+    def _smap_blocks(self) -> bool:
+        return bool(self.cr4 & CR4_SMAP) and not self.ac
+
+    def _check_access(self, linear: int, size: int, access: int, user: bool, stack: bool) -> None:
+        """Canonical form, alignment and data breakpoints: what comes before translation."""
+        if self.mode64:
+            last = linear + size - 1
+            if (linear + 0x8000_0000_0000 | last + 0x8000_0000_0000) & M64 >= 1 << 48 or last > M64:
+                why = f"non-canonical address {linear:#x}"
+                raise StackFault(0, why) if stack else GeneralProtection(0, why)
+        if user and self.ac and self.cr0 & CR0_AM and linear & (size - 1) and size & size - 1 == 0:
+            raise AlignmentCheck(0, f"{size}-byte access at {linear:#x}")
+        if self.dr7 & 0xFF:
+            self.match_data_breakpoints(linear, size, access == ACCESS_WRITE)
+
+    def match_data_breakpoints(self, linear: int, size: int, write: bool) -> None:
+        """Collect in `debug_hits` the DR6 bits of enabled data breakpoints that this access touches."""
+        for n, address in enumerate((self.dr0, self.dr1, self.dr2, self.dr3)):
+            if self.dr7 >> 2 * n & 3:
+                kind = self.dr7 >> 16 + 4 * n & 3
+                length = (1, 2, 8, 4)[self.dr7 >> 18 + 4 * n & 3]
+                start = address & -length
+                if (kind == 3 or (kind == 1 and write)) and linear < start + length and start < linear + size:
+                    self.debug_hits |= 1 << n
+
+    def _wrap(self, linear: int) -> int:
+        """Where the second page of a split access begins. Outside 64-bit mode 4 GiB wraps to 0; higher is a
+        table or an inner stack of IA-32e mode."""
+        return linear & M64 if self.mode64 or linear != 1 << 32 else 0
+
+    def _load_slow(
+        self, linear: int, size: int, tlb: dict[int, int], user: bool, stack: bool
+    ) -> int:
+        self._check_access(linear, size, ACCESS_READ, user, stack)
+        smap = tlb is self.tlb_system_read or self._smap_blocks()
+        smap = smap and bool(self.cr4 & CR4_SMAP)
+        gpa = self.translate(linear, ACCESS_READ, user, smap=smap)
+        first = PAGE - (linear & 0xFFF)
+        if first >= size:
+            return self._physical_load(gpa, size, linear, tlb)
+        beyond = self._wrap(linear + first)
+        gpa2 = self.translate(beyond, ACCESS_READ, user, smap=smap)
+        low = self._physical_load(gpa, first, linear, tlb)
+        return low | self._physical_load(gpa2, size - first, beyond, tlb) << 8 * first
+
+    def _store_slow(
+        self, linear: int, size: int, value: int, reads: dict[int, int], writes: dict[int, int],
+        user: bool, stack: bool,
+    ) -> None:  # fmt: skip
+        self._check_access(linear, size, ACCESS_WRITE, user, stack)
+        smap = writes is self.tlb_system_write or self._smap_blocks()
+        smap = smap and bool(self.cr4 & CR4_SMAP)
+        gpa = self.translate(linear, ACCESS_WRITE, user, smap=smap)
+        first = PAGE - (linear & 0xFFF)
+        if first >= size:
+            self._physical_store(gpa, size, value, linear, reads, writes)
+            return
+        beyond = self._wrap(linear + first)
+        gpa2 = self.translate(beyond, ACCESS_WRITE, user, smap=smap)
+        self._require_store(gpa2)                 # nothing of a split store lands if its second page cannot
+        self._physical_store(gpa, first, value & (1 << 8 * first) - 1, linear, reads, writes)
+        self._physical_store(gpa2, size - first, value >> 8 * first, beyond, reads, writes)
+
+    def _physical_load(self, gpa: int, size: int, linear: int, tlb: dict[int, int]) -> int:
+        host = self.memory.host_page(gpa, READ)
+        if host is not None:
+            if not self.dr7 & 0xFF and not (self.cr0 & CR0_AM and self.ac):
+                tlb[linear >> 12] = host - (linear & -PAGE)
+            value: int = UNPACK[size](self.ram, host + (gpa & 0xFFF))[0]
+            return value
+        return self._outside_load(gpa, size)
+
+    def _physical_store(
+        self, gpa: int, size: int, value: int, linear: int, reads: dict[int, int], writes: dict[int, int]
+    ) -> None:
+        host = self.memory.host_page(gpa, WRITE)
+        if host is None:
+            self._outside_store(gpa, size, value)
+            return
+        PACK[size](self.ram, host + (gpa & 0xFFF), value)
+        if host >> 12 in self.memory.code_pages:
+            self.code_written(host + (gpa & 0xFFF), size)
+        elif not self.dr7 & 0xFF and not (self.cr0 & CR0_AM and self.ac):
+            writes[linear >> 12] = reads[linear >> 12] = host - (linear & -PAGE)
+
+    def code_written(self, host: int, size: int) -> None:
+        """RAM at pool offset `host` that holds decoded instructions changed; the CPU overrides this."""
+
+    # ---- outside of RAM ----------------------------------------------------------------------------------
+
+    def outside(self, reason: Callable[..., ExitReason], *fields: Any) -> int:
+        """First time: leave with `reason(*fields)`. After the VM's answer: hand the answer back."""
+        if self.cursor < len(self.answers):
+            answer = self.answers[self.cursor]
+            self.cursor += 1
+            if isinstance(answer, Fault):
+                raise answer
+            return answer
+        raise VmExit(reason(*fields))
+
+    def _outside_kind(self, gpa: int, size: int, access: int) -> bool:
+        """True: a device access. False: a nested page fault. A part in RAM counts as the latter."""
+        memory = self.memory
+        if memory.is_mmio(gpa, size):
+            return True
+        region = memory.region_at(gpa)
+        if region is None:
+            return memory.unclaimed_is_mmio
+        if region.flags & _MEMORY_FLAG[access] and region.populated is None:
+            return False                                       # plain RAM beside a window in the same page
+        return memory.unclaimed_is_mmio and region.populated is None and access == ACCESS_WRITE
+
+    def _outside_load(self, gpa: int, size: int) -> int:
+        if not self._outside_kind(gpa, size, ACCESS_READ):
+            region = self.memory.region_at(gpa)
+            if region is not None and region.flags & READ and region.populated is None:
+                return int.from_bytes(self.memory.read(gpa, size), "little")
+            raise VmExit(NestedPageFault(gpa, READ))
+        value = 0
+        for at, part in split(gpa, size):
+            value |= (self.outside(MmioRead, at, part) & (1 << 8 * part) - 1) << 8 * (at - gpa)
+        return value
+
+    def _outside_store(self, gpa: int, size: int, value: int) -> None:
+        if not self._outside_kind(gpa, size, ACCESS_WRITE):
+            region = self.memory.region_at(gpa)
+            if region is not None and region.flags & WRITE and region.populated is None:
+                self.memory.write(gpa, value.to_bytes(size, "little"))
+                return
+            raise VmExit(NestedPageFault(gpa, WRITE))
+        for at, part in split(gpa, size):
+            self.outside(MmioWrite, at, part, value >> 8 * (at - gpa) & (1 << 8 * part) - 1)
+
+    def _require_store(self, gpa: int) -> None:
+        """Raise the nested page fault that a store to this page would take."""
+        if self.memory.host_page(gpa, WRITE) is None and not self._outside_kind(gpa, 1, ACCESS_WRITE):
+            region = self.memory.region_at(gpa)
+            if region is None or not region.flags & WRITE or region.populated is not None:
+                raise VmExit(NestedPageFault(gpa, WRITE))
+
+    # ---- segmentation --------------------------------------------------------------------------------------
+
+    def linear_address(self, segment: Segment, offset: int, size: int, write: bool) -> int:
+        """Linear address of `size` bytes at segment:offset after limit and type checks. #GP(0) or #SS(0)."""
+        if self.mode64:
+            if segment is self.fs or segment is self.gs:
+                return segment.base + offset & M64
+            return offset
+        if offset + size - 1 > (segment.write_last if write else segment.read_last):
+            self._segment_check(segment, offset, size, write)
+        return segment.base + offset & M32
+
+    def _segment_check(self, segment: Segment, offset: int, size: int, write: bool) -> None:
+        """The whole rule behind `read_last` and `write_last`."""
+        if segment.null:
+            raise GeneralProtection(0, f"access through null {segment.name}")
+        if write and (segment.type & TYPE_CODE or not segment.type & TYPE_WRITABLE):
+            raise GeneralProtection(0, f"write through read-only {segment.name}")
+        if not write and segment.type & TYPE_CODE and not segment.type & TYPE_READABLE:
+            raise GeneralProtection(0, f"read through execute-only {segment.name}")
+        if not segment.type & TYPE_CODE and segment.type & TYPE_EXPAND_DOWN:
+            top = M32 if segment.db else 0xFFFF
+            inside = offset > segment.limit and offset + size - 1 <= top
+        else:
+            inside = offset + size - 1 <= segment.limit
+        if not inside:
+            why = f"offset {offset:#x} size {size} outside {segment.name} limit {segment.limit:#x}"
+            raise StackFault(0, why) if segment is self.ss else GeneralProtection(0, why)
+
+    def read_data(self, segment: Segment, offset: int, size: int) -> int:
+        """Load `size` bytes (up to 64) at segment:offset."""
+        linear = self.linear_address(segment, offset, size, False)
+        return self.load_stack(linear, size) if segment is self.ss else self.load(linear, size)
+
+    def write_data(self, segment: Segment, offset: int, size: int, value: int) -> None:
+        """Store `size` bytes (up to 64) at segment:offset."""
+        linear = self.linear_address(segment, offset, size, True)
+        if segment is self.ss:
+            self.store_stack(linear, size, value)
+        else:
+            self.store(linear, size, value)
+
+    def read_bytes(self, segment: Segment, offset: int, size: int) -> bytes:
+        """Load any number of bytes at segment:offset, checked as one access."""
+        linear = self.linear_address(segment, offset, size, False)
+        parts = [self.load(linear + n, min(64, size - n)).to_bytes(min(64, size - n), "little")
+                 for n in range(0, size, 64)]  # fmt: skip
+        return b"".join(parts)
+
+    def write_bytes(self, segment: Segment, offset: int, data: bytes | Sequence[int]) -> None:
+        """Store any number of bytes at segment:offset; every page is checked before the first store."""
+        size = len(data)
+        linear = self.linear_address(segment, offset, size, True)
+        self.check_write(linear, size)
+        for n in range(0, size, 64):
+            part = bytes(data[n : n + 64])
+            self.store(linear + n, len(part), int.from_bytes(part, "little"))
+
+
+_LEVEL = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
+
+
+def split(gpa: int, size: int) -> list[tuple[int, int]]:
+    """(address, width) parts of an access as a bus carries them: 1, 2, 4 or 8 bytes each."""
+    if size in (1, 2, 4, 8):
+        return [(gpa, size)]
+    parts = []
+    while size:
+        width = 8 if size >= 8 else 4 if size >= 4 else 2 if size >= 2 else 1
+        parts.append((gpa, width))
+        gpa += width
+        size -= width
+    return parts

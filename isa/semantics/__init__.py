@@ -1,0 +1,36 @@
+"""The instructions, one readable function each, in rooms by family."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+from isa.semantics.registry import Definition, build_table
+
+FAMILIES = (
+    "arith",
+    "bits",
+    "control",
+    "convert",
+    "decimal",
+    "far",
+    "flags",
+    "flow",
+    "fpu_control",
+    "interrupt",
+    "io",
+    "logic",
+    "move",
+    "muldiv",
+    "segment",
+    "shift",
+    "stack",
+    "string",
+    "system",
+)
+
+
+@cache
+def instruction_table() -> dict[str, Definition]:
+    """iced mnemonic or form name -> its definition."""
+    return build_table(import_module(f"isa.semantics.{name}") for name in FAMILIES)

@@ -1,0 +1,256 @@
+"""Control of the x87 and SSE units: what kernels touch. No arithmetic.
+
+Source: SDM Vol. 1, "Programming with the x87 FPU"; Vol. 2 for each instruction. The FXSAVE image follows
+Vol. 1, "FXSAVE Area".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isa.faults import DeviceNotAvailable, FpuError, GeneralProtection, InvalidOpcode, StackFault
+from isa.msr import is_canonical
+from isa.operands import Memory, Operand
+from isa.semantics.registry import insn
+from isa.state import CR0_EM, CR0_MP, CR0_TS, CR4_OSFXSR, M32, M64
+
+if TYPE_CHECKING:
+    from isa.cpu import Cpu
+
+MXCSR_MASK = 0xFFFF
+FXSAVE_SIZE = 512
+EXCEPTIONS = 0x3F
+ERROR_SUMMARY = 0x80
+BUSY = 0x8000
+M80 = (1 << 80) - 1
+
+
+def check_fpu(cpu: Cpu) -> None:
+    """#NM for an x87 instruction with CR0.EM or CR0.TS."""
+    if cpu.cr0 & (CR0_EM | CR0_TS):
+        raise DeviceNotAvailable("x87 instruction with CR0.EM or CR0.TS")
+
+
+def check_pending(cpu: Cpu) -> None:
+    """#MF for an unmasked x87 exception that an earlier instruction left."""
+    if cpu.fpu.status & ~cpu.fpu.control & EXCEPTIONS:
+        raise FpuError("unmasked x87 exception pending")
+
+
+def check_sse(cpu: Cpu) -> None:
+    """#UD with CR0.EM or without CR4.OSFXSR; #NM with CR0.TS."""
+    if cpu.cr0 & CR0_EM or not cpu.cr4 & CR4_OSFXSR:
+        raise InvalidOpcode("SSE instruction with CR0.EM = 1 or CR4.OSFXSR = 0")
+    if cpu.cr0 & CR0_TS:
+        raise DeviceNotAvailable("SSE instruction with CR0.TS")
+
+
+def update_summary(cpu: Cpu) -> None:
+    """ES and B follow the unmasked exceptions."""
+    fpu = cpu.fpu
+    if fpu.status & ~fpu.control & EXCEPTIONS:
+        fpu.status |= ERROR_SUMMARY | BUSY
+    else:
+        fpu.status &= ~(ERROR_SUMMARY | BUSY)
+
+
+@insn("FNINIT", inline=False)
+def fninit(cpu: Cpu) -> None:
+    """Control word 0x37F, status word 0, all registers empty"""
+    check_fpu(cpu)
+    cpu.fpu.init()
+
+
+@insn("FINIT", inline=False)
+def finit(cpu: Cpu) -> None:
+    """FWAIT; FNINIT"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    cpu.fpu.init()
+
+
+@insn("FNCLEX", inline=False)
+def fnclex(cpu: Cpu) -> None:
+    """Clear the exception flags, ES, SF and B"""
+    check_fpu(cpu)
+    cpu.fpu.status &= 0x7F00
+
+
+@insn("FCLEX", inline=False)
+def fclex(cpu: Cpu) -> None:
+    """FWAIT; FNCLEX"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    cpu.fpu.status &= 0x7F00
+
+
+@insn("FNSTCW", inline=False)
+def fnstcw(cpu: Cpu, dst: Operand) -> None:
+    """DEST := control word"""
+    check_fpu(cpu)
+    dst.value = cpu.fpu.control
+
+
+@insn("FSTCW", inline=False)
+def fstcw(cpu: Cpu, dst: Operand) -> None:
+    """FWAIT; DEST := control word"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    dst.value = cpu.fpu.control
+
+
+@insn("FLDCW", inline=False)
+def fldcw(cpu: Cpu, src: Operand) -> None:
+    """Control word := SRC"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    cpu.fpu.control = src.value & 0x1F7F | 0x40
+    update_summary(cpu)
+
+
+@insn("FNSTSW", inline=False)
+def fnstsw(cpu: Cpu, dst: Operand) -> None:
+    """DEST := status word"""
+    check_fpu(cpu)
+    dst.value = cpu.fpu.status_word()
+
+
+@insn("FSTSW", inline=False)
+def fstsw(cpu: Cpu, dst: Operand) -> None:
+    """FWAIT; DEST := status word"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    dst.value = cpu.fpu.status_word()
+
+
+@insn("WAIT", inline=False)
+def fwait(cpu: Cpu) -> None:
+    """#NM with CR0.MP and CR0.TS; #MF if an unmasked x87 exception is pending"""
+    if cpu.cr0 & CR0_MP and cpu.cr0 & CR0_TS:
+        raise DeviceNotAvailable("WAIT with CR0.MP and CR0.TS")
+    check_pending(cpu)
+
+
+@insn("EMMS", inline=False)
+def emms(cpu: Cpu) -> None:
+    """Mark every x87 register empty"""
+    if cpu.cr0 & CR0_EM:
+        raise InvalidOpcode("EMMS with CR0.EM")
+    if cpu.cr0 & CR0_TS:
+        raise DeviceNotAvailable("EMMS with CR0.TS")
+    check_pending(cpu)
+    cpu.fpu.tags = [1] * 8
+
+
+@insn("LDMXCSR", inline=False)
+def ldmxcsr(cpu: Cpu, src: Operand) -> None:
+    """MXCSR := SRC; #GP(0) for reserved bits"""
+    check_sse(cpu)
+    value = src.value
+    if value & ~MXCSR_MASK:
+        raise GeneralProtection(0, f"LDMXCSR: reserved bits {value & ~MXCSR_MASK:#x}")
+    cpu.mxcsr = value
+
+
+@insn("STMXCSR", inline=False)
+def stmxcsr(cpu: Cpu, dst: Operand) -> None:
+    """DEST := MXCSR"""
+    check_sse(cpu)
+    dst.value = cpu.mxcsr
+
+
+def fx_address(cpu: Cpu, operand: Memory) -> int:
+    """Linear-side checks that FXSAVE and FXRSTOR share: #NM, alignment to 16 bytes."""
+    if cpu.cr0 & (CR0_EM | CR0_TS):
+        raise DeviceNotAvailable("FXSAVE or FXRSTOR with CR0.EM or CR0.TS")
+    offset = operand.offset
+    linear = cpu.linear_address(operand.segment, offset, FXSAVE_SIZE, False)
+    if cpu.mode64 and not is_canonical(linear):
+        why = f"non-canonical address {linear:#x}"
+        raise StackFault(0, why) if operand.segment is cpu.ss else GeneralProtection(0, why)
+    if linear & 15:
+        raise GeneralProtection(0, f"FXSAVE area at {linear:#x} is not aligned to 16 bytes")
+    return offset
+
+
+def abridged_tags(cpu: Cpu) -> int:
+    """The FXSAVE tag byte: bit n set where physical register n is not empty."""
+    return sum((not empty) << n for n, empty in enumerate(cpu.fpu.tags))
+
+
+@insn("FXSAVE", inline=False)
+def fxsave(cpu: Cpu, dst: Memory) -> None:
+    """Save x87, MMX, MXCSR and XMM state; FIP and FDP as 32-bit offset and selector"""
+    save_state(cpu, dst, False)
+
+
+@insn("FXSAVE64", inline=False)
+def fxsave64(cpu: Cpu, dst: Memory) -> None:
+    """Save x87, MMX, MXCSR and XMM state; FIP and FDP as 64-bit offsets"""
+    save_state(cpu, dst, True)
+
+
+def save_state(cpu: Cpu, dst: Memory, wide: bool) -> None:
+    """Write the FXSAVE area. Bytes 416-511 are left as they are."""
+    offset = fx_address(cpu, dst)
+    fpu = cpu.fpu
+    if wide:
+        pointers = fpu.ip.to_bytes(8, "little") + fpu.dp.to_bytes(8, "little")
+    else:
+        pointers = (
+            (fpu.ip & M32).to_bytes(4, "little") + fpu.cs.to_bytes(4, "little")
+            + (fpu.dp & M32).to_bytes(4, "little") + fpu.ds.to_bytes(4, "little")
+        )  # fmt: skip
+    head = (
+        fpu.control.to_bytes(2, "little")
+        + fpu.status_word().to_bytes(2, "little")
+        + bytes((abridged_tags(cpu), 0))
+        + fpu.opcode.to_bytes(2, "little")
+        + pointers
+        + cpu.mxcsr.to_bytes(4, "little")
+        + MXCSR_MASK.to_bytes(4, "little")
+    )
+    registers = b"".join((fpu.regs[(fpu.top + n) & 7] & M80).to_bytes(16, "little") for n in range(8))
+    count = 16 if cpu.mode64 else 8
+    vectors = b"".join(getattr(cpu, f"xmm{n}").to_bytes(16, "little") for n in range(count))
+    cpu.write_bytes(dst.segment, offset, head + registers + vectors)
+
+
+@insn("FXRSTOR", inline=False)
+def fxrstor(cpu: Cpu, src: Memory) -> None:
+    """Restore x87, MMX, MXCSR and XMM state; 32-bit pointers"""
+    restore_state(cpu, src, False)
+
+
+@insn("FXRSTOR64", inline=False)
+def fxrstor64(cpu: Cpu, src: Memory) -> None:
+    """Restore x87, MMX, MXCSR and XMM state; 64-bit pointers"""
+    restore_state(cpu, src, True)
+
+
+def restore_state(cpu: Cpu, src: Memory, wide: bool) -> None:
+    """Read the FXSAVE area; #GP(0) for reserved MXCSR bits."""
+    offset = fx_address(cpu, src)
+    area = cpu.read_bytes(src.segment, offset, FXSAVE_SIZE)
+    mxcsr = int.from_bytes(area[24:28], "little")
+    if mxcsr & ~MXCSR_MASK:
+        raise GeneralProtection(0, f"FXRSTOR: reserved MXCSR bits {mxcsr & ~MXCSR_MASK:#x}")
+    fpu = cpu.fpu
+    cpu.mxcsr = mxcsr
+    fpu.control = int.from_bytes(area[0:2], "little") & 0x1F7F | 0x40
+    status = int.from_bytes(area[2:4], "little")
+    fpu.status = status & ~0x3800
+    fpu.top = status >> 11 & 7
+    fpu.tags = [1 - (area[4] >> n & 1) for n in range(8)]
+    fpu.opcode = int.from_bytes(area[6:8], "little") & 0x7FF
+    if wide:
+        fpu.ip = int.from_bytes(area[8:16], "little") & M64
+        fpu.dp = int.from_bytes(area[16:24], "little") & M64
+    else:
+        fpu.ip, fpu.cs = int.from_bytes(area[8:12], "little"), int.from_bytes(area[12:14], "little")
+        fpu.dp, fpu.ds = int.from_bytes(area[16:20], "little"), int.from_bytes(area[20:22], "little")
+    for n in range(8):
+        fpu.regs[(fpu.top + n) & 7] = int.from_bytes(area[32 + 16 * n : 42 + 16 * n], "little")
+    for n in range(16 if cpu.mode64 else 8):
+        setattr(cpu, f"xmm{n}", int.from_bytes(area[160 + 16 * n : 176 + 16 * n], "little"))
+    update_summary(cpu)

@@ -1,0 +1,68 @@
+"""The `@insn` tag that makes a function the definition of an instruction, and the table built from the tags.
+
+The language of these functions (what lets the block engine derive its code from them):
+signature `(cpu, *operands)`; assignments, `if`/`else`, `raise`, helper calls; loops, `try` and early
+`return` only with `inline=False`. Order inside: read, store to memory, commit registers, flags - so that a
+fault needs no undo. `tests/isa/semantics/test_language.py` holds every function to this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+Semantics = Callable[..., None]
+# bulk(cpu, count, while_equal, *operands) -> elements done; 0 where they have to go one by one
+Bulk = Callable[..., int]
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One tagged function and how it is called."""
+
+    function: Semantics
+    inline: bool          # may become part of a translated block
+    sized: bool           # the operand size comes as an extra first operand (RET, ENTER, PUSHF ...)
+    own_privilege: bool   # the function checks CPL itself instead of iced's CPL table
+    rep: bool             # a string instruction: REP prefixes repeat it through `string.repeat`
+    bulk: Bulk | None     # does many elements at once where nothing can tell the difference
+
+
+def insn(
+    *names: str,
+    inline: bool = True,
+    sized: bool = False,
+    own_privilege: bool = False,
+    rep: bool = False,
+    bulk: Bulk | None = None,
+) -> Callable[[Semantics], Semantics]:
+    """Tag a function as the definition of iced mnemonics ("ADD") or single forms ("MOV_CR_R64").
+
+    A form's name wins over its mnemonic's. One function may be tagged several times.
+    """
+
+    def tag(function: Semantics) -> Semantics:
+        definition = Definition(function, inline, sized, own_privilege, rep, bulk)
+        tags: list[tuple[tuple[str, ...], Definition]] = getattr(function, "__insn__", [])
+        function.__insn__ = [*tags, (names, definition)]  # type: ignore[attr-defined]
+        return function
+
+    return tag
+
+
+def build_table(modules: Iterable[ModuleType]) -> dict[str, Definition]:
+    """Name -> definition over every tagged function of `modules`; ValueError if a name is defined twice."""
+    table: dict[str, Definition] = {}
+    for module in modules:
+        for value in vars(module).values():
+            tags: Any = getattr(value, "__insn__", ())
+            if value.__class__ is ModuleType or getattr(value, "__module__", None) != module.__name__:
+                continue
+            for names, definition in tags:
+                for name in names:
+                    if name in table:
+                        raise ValueError(f"{name} is defined in {module.__name__} and before")
+                    table[name] = definition
+    return table

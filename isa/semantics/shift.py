@@ -1,0 +1,168 @@
+"""Shifts and rotates, double shifts and the BMI2 forms without flags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isa.operands import Operand
+from isa.semantics.helpers import set_szp, signed
+from isa.semantics.registry import insn
+
+if TYPE_CHECKING:
+    from isa.cpu import Cpu
+
+# Counts are taken modulo 32, or modulo 64 for 64-bit operands; a count of zero changes no flag.
+
+
+@insn("SHL", "SAL")
+def shl(cpu: Cpu, dst: Operand, src: Operand) -> None:
+    """DEST := DEST << COUNT; CF := last bit shifted out"""
+    count = src.value & (63 if dst.bits == 64 else 31)
+    a = dst.value
+    wide = a << count
+    result = wide & dst.mask
+    dst.value = result
+    if count:
+        cpu.cf = wide >> dst.bits & 1
+        # OF is defined for a count of 1 only; the CPUs compute MSB(DEST) XOR CF for every count.
+        cpu.of = result >> (dst.bits - 1) ^ cpu.cf
+        cpu.af = 0
+        set_szp(cpu, result, dst)
+
+
+@insn("SHR")
+def shr(cpu: Cpu, dst: Operand, src: Operand) -> None:
+    """DEST := DEST >> COUNT (unsigned); CF := last bit shifted out"""
+    count = src.value & (63 if dst.bits == 64 else 31)
+    a = dst.value
+    result = a >> count
+    dst.value = result
+    if count:
+        cpu.cf = a >> (count - 1) & 1
+        cpu.of = (a << 1 & dst.mask ^ a) >> (dst.bits - 1) if count == 1 else 0
+        cpu.af = 0
+        set_szp(cpu, result, dst)
+
+
+@insn("SAR")
+def sar(cpu: Cpu, dst: Operand, src: Operand) -> None:
+    """DEST := DEST >> COUNT (signed); CF := last bit shifted out"""
+    count = src.value & (63 if dst.bits == 64 else 31)
+    a = signed(dst.value, dst.bits)
+    result = a >> count & dst.mask
+    dst.value = result
+    if count:
+        cpu.cf = a >> (count - 1) & 1
+        cpu.of = 0
+        cpu.af = 0
+        set_szp(cpu, result, dst)
+
+
+@insn("ROL")
+def rol(cpu: Cpu, dst: Operand, src: Operand) -> None:
+    """DEST := DEST rotated left by COUNT MOD size; CF := LSB(DEST)"""
+    count = src.value & (63 if dst.bits == 64 else 31)
+    turn = count & (dst.bits - 1)
+    a = dst.value
+    result = (a << turn | a >> (dst.bits - turn)) & dst.mask
+    dst.value = result
+    if count:
+        cpu.cf = result & 1
+        cpu.of = result >> (dst.bits - 1) ^ cpu.cf
+
+
+@insn("ROR")
+def ror(cpu: Cpu, dst: Operand, src: Operand) -> None:
+    """DEST := DEST rotated right by COUNT MOD size; CF := MSB(DEST)"""
+    count = src.value & (63 if dst.bits == 64 else 31)
+    turn = count & (dst.bits - 1)
+    a = dst.value
+    result = (a >> turn | a << (dst.bits - turn)) & dst.mask
+    dst.value = result
+    if count:
+        cpu.cf = result >> (dst.bits - 1)
+        cpu.of = cpu.cf ^ result >> (dst.bits - 2) & 1
+
+
+@insn("RCL")
+def rcl(cpu: Cpu, dst: Operand, src: Operand) -> None:
+    """CF:DEST rotated left by COUNT MOD (size + 1)"""
+    count = (src.value & (63 if dst.bits == 64 else 31)) % (dst.bits + 1)
+    wide = cpu.cf << dst.bits | dst.value
+    turned = wide << count | wide >> (dst.bits + 1 - count)
+    result = turned & dst.mask
+    dst.value = result
+    if count:
+        cpu.cf = turned >> dst.bits & 1
+        cpu.of = result >> (dst.bits - 1) ^ cpu.cf
+
+
+@insn("RCR")
+def rcr(cpu: Cpu, dst: Operand, src: Operand) -> None:
+    """CF:DEST rotated right by COUNT MOD (size + 1)"""
+    count = (src.value & (63 if dst.bits == 64 else 31)) % (dst.bits + 1)
+    wide = cpu.cf << dst.bits | dst.value
+    turned = wide >> count | wide << (dst.bits + 1 - count)
+    result = turned & dst.mask
+    dst.value = result
+    if count:
+        cpu.cf = turned >> dst.bits & 1
+        cpu.of = (result >> (dst.bits - 1) ^ result >> (dst.bits - 2)) & 1
+
+
+@insn("SHLD")
+def shld(cpu: Cpu, dst: Operand, src: Operand, amount: Operand) -> None:
+    """DEST := upper half of DEST:SRC << COUNT"""
+    count = amount.value & (63 if dst.bits == 64 else 31)
+    a = dst.value
+    # A 16-bit operand with a count above 16 is undefined; the CPUs shift DEST:SRC:DEST.
+    wide = (a << dst.bits | src.value) << dst.bits | a
+    turned = wide << count >> 2 * dst.bits
+    result = turned & dst.mask
+    dst.value = result
+    if count:
+        cpu.cf = turned >> dst.bits & 1
+        cpu.of = (result ^ a) >> (dst.bits - 1)
+        cpu.af = 0
+        set_szp(cpu, result, dst)
+
+
+@insn("SHRD")
+def shrd(cpu: Cpu, dst: Operand, src: Operand, amount: Operand) -> None:
+    """DEST := lower half of SRC:DEST >> COUNT"""
+    count = amount.value & (63 if dst.bits == 64 else 31)
+    a = dst.value
+    wide = (a << dst.bits | src.value) << dst.bits | a
+    result = wide >> count & dst.mask
+    dst.value = result
+    if count:
+        cpu.cf = wide >> (count - 1) & 1
+        cpu.of = (result ^ a) >> (dst.bits - 1)
+        cpu.af = 0
+        set_szp(cpu, result, dst)
+
+
+@insn("RORX")
+def rorx(cpu: Cpu, dst: Operand, src: Operand, amount: Operand) -> None:
+    """DEST := SRC rotated right by COUNT; no flag"""
+    count = amount.value & (dst.bits - 1)
+    a = src.value
+    dst.value = (a >> count | a << (dst.bits - count)) & dst.mask
+
+
+@insn("SARX")
+def sarx(cpu: Cpu, dst: Operand, src: Operand, amount: Operand) -> None:
+    """DEST := SRC >> COUNT (signed); no flag"""
+    dst.value = signed(src.value, src.bits) >> (amount.value & (dst.bits - 1)) & dst.mask
+
+
+@insn("SHLX")
+def shlx(cpu: Cpu, dst: Operand, src: Operand, amount: Operand) -> None:
+    """DEST := SRC << COUNT; no flag"""
+    dst.value = src.value << (amount.value & (dst.bits - 1)) & dst.mask
+
+
+@insn("SHRX")
+def shrx(cpu: Cpu, dst: Operand, src: Operand, amount: Operand) -> None:
+    """DEST := SRC >> COUNT (unsigned); no flag"""
+    dst.value = src.value >> (amount.value & (dst.bits - 1))

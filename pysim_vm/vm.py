@@ -1,0 +1,758 @@
+"""AxVM: one virtual machine - its memory, devices, vCPU and the exit loop of axvm. It loads no file format.
+
+`run_vcpu` is the heart: bind, run until an exit, let AxVmDevices answer it, go on; whatever it cannot answer
+itself is returned to the caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from devices.base import DeviceError, IrqLine
+from devices.block import BlockBackend
+from devices.clock import VirtualClock
+from devices.local_apic import IpiMessage, SysRegFault
+from devices.manager import AxVmDeviceConfig, AxVmDevices, IvcError, SysRegNotFound
+from isa.cpu import Cpu
+from isa.cpuid import CpuId, feature_set
+from isa.exits import (
+    Budget,
+    ExitReason,
+    Halt,
+    Hypercall,
+    IoRead,
+    IoWrite,
+    MmioRead,
+    MmioWrite,
+    NestedPageFault,
+    SendIPI,
+    SysRegRead,
+    SysRegWrite,
+    SystemDown,
+    TripleFault,
+)
+from isa.faults import GeneralProtection
+from isa.memory import MemoryMapError, PhysicalMemory
+from isa.state import M64
+from pysim_vm.address_space import AddrSpace
+from pysim_vm.axtypes import MappingFlags, StopReason, VmMemMappingType, VMMemoryRegion
+from pysim_vm.board import BoardHooks, BoardOptions, PcBoard, build_pc, ram_split
+from pysim_vm.boot_plan import BootPlan, CpuStart
+from pysim_vm.config import AxVMConfig
+from pysim_vm.emulated import build_emulated
+from pysim_vm.errors import AxError, AxErrorKind, DeviceFault
+from pysim_vm.hal import AxVMHal, DefaultHal
+from pysim_vm.lifecycle import VmStatus, vm_transition
+from pysim_vm.vcpu import VCpu
+
+T = TypeVar("T")
+
+GUEST_SPACE_BASE = 0x0
+GUEST_SPACE_SIZE = 0x7FFF_FFFF_F000
+IDLE_EVENTS = 100_000        # timer events in a row that do not wake a halted vCPU before run_vcpu gives up
+UNKNOWN_HYPERCALL = M64      # -1: what an unanswered hypercall returns in RAX
+
+
+class GuestRam:
+    """Guest memory as DMA masters see it (devices.base.GuestMemory)."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self._memory = memory
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """`size` bytes; DeviceError where no RAM is."""
+        try:
+            return self._memory.read(gpa, size)
+        except MemoryMapError as error:
+            raise DeviceError(str(error)) from None
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Store `data`; DeviceError where no RAM is."""
+        try:
+            self._memory.write(gpa, data)
+        except MemoryMapError as error:
+            raise DeviceError(str(error)) from None
+
+
+class OutputBuffer:
+    """What the guest printed: bounded, because a guest is untrusted. Bytes over the limit are counted only."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.data = bytearray()
+        self.dropped = 0
+        self.listener: Callable[[bytes], None] | None = None
+
+    def __call__(self, data: bytes) -> None:
+        room = self.limit - len(self.data)
+        if room < len(data):
+            self.dropped += len(data) - max(room, 0)
+            data = data[: max(room, 0)]
+        if data:
+            self.data += data
+            if self.listener is not None:
+                self.listener(data)
+
+    def text(self) -> str:
+        """The output as text, undecodable bytes replaced."""
+        return self.data.decode("utf-8", "replace")
+
+
+class AxVM:
+    """A virtual machine. `AxVM(config)` does everything that axvm's `new` does; the guest waits at its entry.
+
+    Keyword arguments: `hal` replaces the default AxVMHal; `plan` is a loader's BootPlan; `disks` are block
+    back-ends for the IDE channel (at most two).
+    """
+
+    def __init__(
+        self,
+        config: AxVMConfig,
+        hal: AxVMHal | None = None,
+        *,
+        plan: BootPlan | None = None,
+        disks: Iterable[BlockBackend] = (),
+    ) -> None:
+        self._config = config
+        self._status = VmStatus.Ready
+        self.stop_reason: StopReason | None = None
+        self.exit_code: int | None = None         # what the guest wrote to isa-debug-exit
+        self.exit_counts: Counter[str] = Counter()
+        self.on_exit: Callable[[VCpu, ExitReason], None] | None = None
+        self.on_idle: Callable[[int], None] | None = None
+        self._down: ExitReason | None = None
+        self._reset_requested = False
+        self._current_vcpu: VCpu | None = None
+        self._skipped_ns = 0
+        options = config.pysim
+        self.ns_per_instruction = options.ns_per_instruction
+        self._budget = options.budget_instructions
+        self.console = OutputBuffer(options.output_limit)
+        self.debug_console = OutputBuffer(options.output_limit)
+        self.plan = plan
+        self._disks = tuple(disks)
+
+        self.memory = PhysicalMemory()
+        self.address_space = AddrSpace.new_empty(self.memory, GUEST_SPACE_BASE, GUEST_SPACE_SIZE)
+        self._regions: list[VMMemoryRegion] = []
+        self._hal = hal if hal is not None else DefaultHal(self._find_vm, self.now_ns)
+        self._map_configured_memory()
+        features = feature_set(options.cpu_features)
+        self._features = features
+        cpu = Cpu(self.memory, features, CpuId(features, tsc_hz=options.tsc_hz))
+        self._tsc_hz = options.tsc_hz
+        cpu.tsc = self._tsc
+        self._seed = options.seed & M64
+        cpu.random64 = self._random64
+        self._random_state = self._seed
+        self._vcpus = [VCpu(self, 0, cpu, *config.phys_affinity(0))]
+        self.clock = VirtualClock(self.now_ns)
+        self._devices = AxVmDevices(
+            AxVmDeviceConfig(tuple(config.emu_devices())), missing_device=options.missing_device
+        )
+        self._devices.mmio.on_change = self._mmio_changed
+        cpu.msr_intercepted = lambda index: self._devices.sys_reg.find(index) is not None
+        hooks = self._board_hooks()
+        self.board: PcBoard | None = self._build_board(hooks) if options.platform == "pc" else None
+        self.memory.unclaimed_is_mmio = options.platform == "pc" or options.missing_device == "ones"
+        self._mmio_changed()
+        wire = self.board.line if self.board is not None else lambda number: IrqLine(None, number)
+        build_emulated(self._devices, config.emu_devices(), hooks, wire)
+        entry: int | CpuStart = config.bsp_entry()
+        if plan is not None:
+            self._load(plan)
+            entry = plan.start
+        self._vcpus[0].setup(entry, self.ept_root())
+
+    @classmethod
+    def new(cls, config: AxVMConfig, hal: AxVMHal | None = None, **options: Any) -> AxVM:
+        """axvm's constructor name."""
+        return cls(config, hal, **options)
+
+    @classmethod
+    def from_code(
+        cls,
+        code: bytes,
+        mode: str = "long",
+        base: int = 0x1000,
+        memory: int | str = "2M",
+        regs: Mapping[str, int] | None = None,
+        **pysim: Any,
+    ) -> AxVM:
+        """A bare machine (no board) with `code` at `base` and RIP there.
+
+        `mode`: "real", "protected" (flat 32-bit) or "long" (64-bit, first 4 GiB identity paged). `pysim`
+        takes the keys of the configuration's [pysim] table, e.g. platform="pc" or missing_device="ones".
+        """
+        from pysim_vm.loader_flat import code_plan
+
+        config = AxVMConfig.for_code(memory, **pysim)
+        plan = code_plan(code, mode, base, config.memory_size())
+        vm = cls(config, plan=plan)
+        for name, value in (regs or {}).items():
+            vm.vcpu(0).regs[name] = value
+        return vm
+
+    @classmethod
+    def from_asm(cls, text: str, mode: str = "long", base: int = 0x1000, **options: Any) -> AxVM:
+        """`from_code` on assembly text (docs/assembler.md)."""
+        from isa.assembler import assemble
+
+        bits = {"real": 16, "protected": 32, "long": 64}.get(mode, 64)
+        return cls.from_code(assemble(text, bits=bits, origin=base), mode, base, **options)
+
+    # ---- building ----------------------------------------------------------------------------------------
+
+    def _map_configured_memory(self) -> None:
+        """Map the configured regions; a part that an earlier region covers already is left to it."""
+        for region in self._config.memory_regions():
+            flags = MappingFlags(region.flags)
+            if flags & MappingFlags.DEVICE:
+                continue                   # axvm: device memory is listed under passthrough_devices
+            if region.map_type == VmMemMappingType.MapIdentical and not self._hal.alloc_memory_region_at(
+                region.gpa, region.size
+            ):
+                raise AxError(
+                    AxErrorKind.NoMemory,
+                    f"memory region {region.gpa:#x}+{region.size:#x}: the host cannot give that address; "
+                    "choose another or map_type 0",
+                )
+            for gpa, size in self._uncovered(region.gpa, region.size):
+                self.address_space.map_alloc(gpa, size, flags or MappingFlags(7), name="ram")
+                self._regions.append(
+                    VMMemoryRegion(gpa=gpa, hva=self.memory.region_at(gpa).host, size=size)  # type: ignore[union-attr]
+                )
+
+    def _uncovered(self, gpa: int, size: int) -> list[tuple[int, int]]:
+        """The parts of [gpa, gpa + size) that no region covers."""
+        parts, at, end = [], gpa, gpa + size
+        for region in self.memory.regions:
+            if region.end <= at or region.base >= end:
+                continue
+            if region.base > at:
+                parts.append((at, region.base - at))
+            at = max(at, region.end)
+        if at < end:
+            parts.append((at, end - at))
+        return parts
+
+    def _board_hooks(self) -> BoardHooks:
+        """What chips need from this machine."""
+        return BoardHooks(
+            clock=self.clock,
+            memory=GuestRam(self.memory),
+            console=self.console,
+            debug_console=self.debug_console,
+            set_intr=self._set_intr,
+            set_nmi=self._vcpus[0].inject_nmi,
+            on_a20=self.memory.set_a20,
+            on_reset=self.request_reset,
+            on_poweroff=self.power_off,
+            on_exit=self._guest_exit,
+            send_ipi=self._send_ipi,
+        )
+
+    def _build_board(self, hooks: BoardHooks) -> PcBoard:
+        options = self._config.pysim
+        total = sum(region.size for region in self.memory.regions if region.base < 1 << 32)
+        above = sum(region.size for region in self.memory.regions if region.base >= 1 << 32)
+        below, _ = ram_split(total)
+        board = build_pc(
+            self._devices,
+            BoardOptions(
+                ram_below_4g=below,
+                ram_above_4g=above,
+                apic="APIC" in self._features,
+                x2apic="X2APIC" in self._features,
+                tsc_deadline="TSC_DEADLINE" in self._features,
+                vga=options.vga,
+                tsc_hz=options.tsc_hz,
+                rtc_start=_start_date(options.rtc_start),
+                debug_exit_port=options.debug_exit_port,
+                disks=self._disks,
+            ),
+            hooks,
+        )
+        cpu = self._vcpus[0].cpu
+        cpu.acknowledge = board.acknowledge
+        if board.local_apic is not None:
+            cpu.on_cr8 = board.local_apic.write_cr8
+            cpu.read_cr8 = board.local_apic.read_cr8
+        return board
+
+    def _load(self, plan: BootPlan) -> None:
+        """Put a loader's bytes in place."""
+        for gpa, data in plan.roms:
+            size = len(data) + 0xFFF & -0x1000
+            for at, length in self._uncovered(gpa, size):
+                self.address_space.map_alloc(at, length, MappingFlags.READ | MappingFlags.EXECUTE, name="rom")
+            self.memory.write(gpa, data)
+        for gpa, data in plan.writes:
+            self.write_to_guest(gpa, data)
+
+    # ---- identity and parts --------------------------------------------------------------------------------
+
+    def id(self) -> int:
+        """The VM's id."""
+        return self._config.id()
+
+    def name(self) -> str:
+        """The VM's name."""
+        return self._config.name()
+
+    def config(self) -> AxVMConfig:
+        """The configuration."""
+        return self._config
+
+    def with_config(self, work: Callable[[AxVMConfig], T]) -> T:
+        """`work` on the mutable configuration."""
+        return work(self._config)
+
+    def vcpu(self, vcpu_id: int) -> VCpu:
+        """A vCPU. InvalidInput "Invalid vcpu_id" if there is none."""
+        if not 0 <= vcpu_id < len(self._vcpus):
+            raise AxError(
+                AxErrorKind.InvalidInput, f"Invalid vcpu_id {vcpu_id}: VM[{self.id()}] has {len(self._vcpus)}"
+            )
+        return self._vcpus[vcpu_id]
+
+    def vcpu_num(self) -> int:
+        """Number of vCPUs."""
+        return len(self._vcpus)
+
+    def vcpu_list(self) -> tuple[VCpu, ...]:
+        """All vCPUs."""
+        return tuple(self._vcpus)
+
+    def ept_root(self) -> int:
+        """Root of the nested page table; always 0 (AddrSpace is a list of areas)."""
+        return self.address_space.page_table_root()
+
+    def get_devices(self) -> AxVmDevices:
+        """The VM's devices; devices can be added at any time."""
+        return self._devices
+
+    def device_count(self) -> int:
+        """Number of registered devices."""
+        return sum(1 for _ in self._devices.iter_devices())
+
+    def hal(self) -> AxVMHal:
+        """The host services."""
+        return self._hal
+
+    def _find_vm(self, vm_id: int) -> AxVM | None:
+        return self if vm_id == self.id() else None
+
+    # ---- time ----------------------------------------------------------------------------------------------
+
+    def now_ns(self) -> int:
+        """Virtual time: retired instructions times the setting, plus what HLT skipped."""
+        return self._vcpus[0].cpu.retired * self.ns_per_instruction + self._skipped_ns
+
+    def _tsc(self) -> int:
+        return self.now_ns() * self._tsc_hz // 1_000_000_000 & M64
+
+    def _random64(self) -> int:
+        """splitmix64 from the configured seed: one step a draw, the same on every machine."""
+        self._random_state = self._random_state + 0x9E37_79B9_7F4A_7C15 & M64
+        z = self._random_state
+        z = (z ^ z >> 30) * 0xBF58_476D_1CE4_E5B9 & M64
+        z = (z ^ z >> 27) * 0x94D0_49BB_1331_11EB & M64
+        return z ^ z >> 31
+
+    # ---- lifecycle -----------------------------------------------------------------------------------------
+
+    def vm_status(self) -> VmStatus:
+        """Where the VM is in its life."""
+        return self._status
+
+    def running(self) -> bool:
+        """True after `boot` until it stops."""
+        return self._status is VmStatus.Running
+
+    def stopping(self) -> bool:
+        """True while it stops."""
+        return self._status is VmStatus.Stopping
+
+    def stopped(self) -> bool:
+        """True once it stopped."""
+        return self._status is VmStatus.Stopped
+
+    def suspending(self) -> bool:
+        """True while paused or about to be."""
+        return self._status in (VmStatus.Pausing, VmStatus.Paused)
+
+    def shutting_down(self) -> bool:
+        """True after `shutdown`."""
+        return self._status in (VmStatus.Stopping, VmStatus.Stopped)
+
+    def boot(self) -> None:
+        """Ready or Stopped -> Running. BadState "VM[n] is already running"."""
+        if self._status is VmStatus.Running:
+            raise AxError(AxErrorKind.BadState, f"VM[{self.id()}] is already running")
+        self._status = vm_transition(self._status, "start")
+        self._down = None
+
+    start = boot
+
+    def pause(self) -> None:
+        """Running -> Paused; no vCPU runs between two calls, so Pausing is over at once."""
+        self._status = vm_transition(self._status, "pause")
+        self._status = vm_transition(self._status, "parked")
+
+    def resume(self) -> None:
+        """Paused -> Running."""
+        self._status = vm_transition(self._status, "resume")
+
+    def stop(self, reason: StopReason) -> None:
+        """-> Stopped, remembering why."""
+        self._status = vm_transition(self._status, "stop")
+        self.stop_reason = reason
+        if self._status is VmStatus.Stopping:
+            self._status = vm_transition(self._status, "finish_stop")
+
+    def shutdown(self) -> None:
+        """Stop cleanly. BadState if the VM is stopping or stopped already."""
+        if self.shutting_down():
+            raise AxError(AxErrorKind.BadState, f"VM[{self.id()}] is already stopping or stopped")
+        self.stop(StopReason.clean())
+
+    def reset(self) -> None:
+        """Ready or Stopped -> Ready: CPU, devices and boot state as at creation; RAM stays.
+
+        A board reset by the guest goes the same way while the VM runs.
+        """
+        self._status = vm_transition(self._status, "reset")
+        self._do_reset()
+
+    def destroy(self) -> None:
+        """Give memory and devices back; the VM cannot be used again."""
+        if self._status is VmStatus.Running:
+            self.stop(StopReason.forced())
+        self._status = vm_transition(self._status, "destroy")
+        self.address_space.clear()
+        self._status = vm_transition(self._status, "finish_destroy")
+
+    def request_reset(self) -> None:
+        """The board's reset wire: the machine resets once the running instruction is over."""
+        self._reset_requested = True
+        self._vcpus[0].cpu.request_attention()
+
+    def power_off(self) -> None:
+        """The board's power switch: run_vcpu returns SystemDown."""
+        self._down = SystemDown()
+        self._vcpus[0].cpu.request_attention()
+
+    def _guest_exit(self, code: int) -> None:
+        self.exit_code = code
+        self.power_off()
+
+    def _do_reset(self) -> None:
+        self._reset_requested = False
+        self._down = None
+        self.clock.clear()
+        self._devices.reset()
+        self.memory.set_a20(True)
+        vcpu = self._vcpus[0]
+        if self.plan is not None:
+            for gpa, size in self.plan.clears:
+                self.write_to_guest(gpa, bytes(size))
+            self._load(self.plan)
+            vcpu.load_start(self.plan.start)
+        else:
+            vcpu.set_entry(self._config.bsp_entry())
+
+    # ---- the exit loop ---------------------------------------------------------------------------------------
+
+    def run_vcpu(self, vcpu_id: int = 0, budget: int | None = None) -> ExitReason:
+        """Run a vCPU until an exit that the VM does not answer itself, and return it.
+
+        axvm's order: MmioRead, MmioWrite, IoRead, IoWrite, SysRegRead, SysRegWrite, NestedPageFault of a lazily
+        mapped page; then HLT with a timer armed, which skips virtual time forward. Everything else is returned:
+        Hypercall, Halt, SystemDown, TripleFault, Unimplemented, Budget after `budget` instructions (default:
+        the configured budget) ... A device error raises AxError and leaves the vCPU usable: RIP is at the
+        instruction, which asks again at the next run.
+        """
+        vcpu = self.vcpu(vcpu_id)
+        if self._status not in (VmStatus.Ready, VmStatus.Running):
+            raise AxError(
+                AxErrorKind.BadState, f"VM[{self.id()}] is {self._status.name}; start or reset it first"
+            )
+        if self._down is not None:
+            return self._down
+        retired = vcpu.cpu.retired
+        limit = self._budget if budget is None else min(self._budget, retired + budget)
+        return self._bound(vcpu, lambda: self._exit_loop(vcpu, limit))
+
+    def step_vcpu(self, vcpu_id: int) -> ExitReason | None:
+        """Run one instruction with its exits; the last exit it took, or None."""
+        last: list[ExitReason] = []
+        vcpu = self.vcpu(vcpu_id)
+        outer = self.on_exit
+
+        def note(source: VCpu, reason: ExitReason) -> None:
+            last.append(reason)
+            if outer is not None:
+                outer(source, reason)
+
+        self.on_exit = note
+        try:
+            reason = self.run_vcpu(vcpu_id, budget=1)
+        finally:
+            self.on_exit = outer
+        if not isinstance(reason, Budget):
+            return reason
+        if vcpu.cpu.retired >= self._budget:
+            return reason
+        return last[-1] if last else None
+
+    def _bound(self, vcpu: VCpu, work: Callable[[], T]) -> T:
+        """Bind, work, and unbind whatever happens."""
+        vcpu.bind()
+        try:
+            return self.with_current_vcpu(vcpu, work)
+        finally:
+            vcpu.unbind()
+
+    def with_current_vcpu(self, vcpu: VCpu, work: Callable[[], T]) -> T:
+        """`work` with `vcpu` as the VM's current one. BadState if one is current already."""
+        if self._current_vcpu is not None:
+            raise AxError(AxErrorKind.BadState, f"VM[{self.id()}]: a vCPU is running already")
+        self._current_vcpu = vcpu
+        try:
+            with self._hal.running(self.id(), vcpu.id()):
+                return work()
+        finally:
+            self._current_vcpu = None
+
+    def current_vcpu(self) -> VCpu | None:
+        """The vCPU that is running now."""
+        return self._current_vcpu
+
+    def _exit_loop(self, vcpu: VCpu, limit: int) -> ExitReason:
+        cpu = vcpu.cpu
+        while True:
+            reason = vcpu.run(self._next_stop(cpu, limit))
+            if reason.__class__ is Budget:
+                self.clock.fire_due()
+                if cpu.retired >= limit:
+                    return reason
+            else:
+                name = reason.__class__.__name__
+                self.exit_counts[name] += 1
+                if self.on_exit is not None:
+                    self.on_exit(vcpu, reason)
+                if not self._answer(vcpu, reason):
+                    return reason
+            if self._reset_requested and not cpu.answers:
+                self._do_reset()
+            if self._down is not None and not cpu.answers:
+                return self._down
+
+    def _next_stop(self, cpu: Cpu, limit: int) -> int:
+        """The retired count of the next deadline or of the budget, whichever comes first."""
+        if (self._down is not None or self._reset_requested) and cpu.answers:
+            return cpu.retired + 1            # finish the instruction that asked for it
+        deadline = self.clock.next_deadline_ns()
+        if deadline is None:
+            return limit
+        ahead = deadline - self._skipped_ns
+        return min(limit, max(-(-ahead // self.ns_per_instruction), cpu.retired))
+
+    def _answer(self, vcpu: VCpu, reason: ExitReason) -> bool:
+        """Answer an exit as axvm's run_vcpu does; False if it goes to the caller."""
+        devices = self._devices
+        try:
+            match reason:
+                case MmioRead():
+                    vcpu.complete(devices.handle_mmio_read(reason.addr, reason.width))
+                case MmioWrite():
+                    devices.handle_mmio_write(reason.addr, reason.width, reason.data)
+                    vcpu.complete()
+                case IoRead():
+                    vcpu.complete(devices.handle_port_read(reason.port, reason.width))
+                case IoWrite():
+                    devices.handle_port_write(reason.port, reason.width, reason.data)
+                    vcpu.complete()
+                case SysRegRead():
+                    vcpu.complete(devices.handle_sys_reg_read(reason.addr, 8))
+                case SysRegWrite():
+                    devices.handle_sys_reg_write(reason.addr, 8, reason.value)
+                    vcpu.complete()
+                case NestedPageFault():
+                    return self.address_space.handle_page_fault(reason.addr, reason.access_flags)
+                case Halt():
+                    return self._idle(vcpu.cpu)
+                case Hypercall():
+                    vcpu.hypercall_pending = True
+                    return False
+                case _:
+                    return False
+        except DeviceError as error:
+            self._device_error(vcpu, reason, error)
+        return True
+
+    def _device_error(self, vcpu: VCpu, reason: ExitReason, error: DeviceError) -> None:
+        """An MSR that nobody has is the guest's mistake, #GP(0); any other error is the user's."""
+        if isinstance(reason, SysRegRead | SysRegWrite) and (
+            isinstance(error, SysRegNotFound) or isinstance(error.__cause__, SysRegFault)
+        ):
+            vcpu.cpu.fail(GeneralProtection(0, f"MSR {reason.addr:#x}: {error}"))
+            return
+        raise DeviceFault(f"VM[{self.id()}] vCPU[{vcpu.id()}] at RIP {vcpu.cpu.rip:#x}: {error}") from error
+
+    def _idle(self, cpu: Cpu) -> bool:
+        """HLT: skip virtual time to the event that wakes the CPU. False if none will."""
+        for _ in range(IDLE_EVENTS):
+            if cpu.would_wake():
+                return True
+            if not cpu.if_ and not cpu.injected:
+                return False                       # only an NMI could wake it, and no device here sends one
+            deadline = self.clock.next_deadline_ns()
+            if self.on_idle is not None:
+                self.on_idle(-1 if deadline is None else max(0, deadline - self.now_ns()))
+                if cpu.would_wake():
+                    return True
+                deadline = self.clock.next_deadline_ns()
+            if deadline is None:
+                return False
+            self._skipped_ns += max(0, deadline - self.now_ns())
+            self.clock.fire_due()
+            if self._down is not None or self._reset_requested:
+                cpu.halted = False
+                return True
+        return False
+
+    def run(self, budget: int | None = None) -> ExitReason:
+        """`run_vcpu(0)`, with a triple fault that the guest made on purpose (IDT limit 0) as a power-off."""
+        if self._status is VmStatus.Ready:
+            self.boot()
+        reason = self.run_vcpu(0, budget)
+        if isinstance(reason, TripleFault) and self._vcpus[0].cpu.idtr.limit == 0:
+            self._down = SystemDown()
+            return self._down
+        return reason
+
+    # ---- interrupts ------------------------------------------------------------------------------------------
+
+    def _set_intr(self, level: bool) -> None:
+        cpu = self._vcpus[0].cpu
+        cpu.interrupt_line = level
+        if level:
+            cpu.request_attention()
+
+    def _send_ipi(self, message: IpiMessage) -> None:
+        """An IPI to another CPU: there is none yet, so it is lost, as on a board with an empty socket."""
+        self.exit_counts[SendIPI.__name__] += 1
+
+    def inject_interrupt_to_vcpu(self, targets: int, irq: int) -> None:
+        """Queue vector `irq` for every vCPU whose bit is set in `targets`, through the HAL.
+
+        InvalidInput if a bit names no vCPU. Unlike axvm's, it may be called for a VM that is not current.
+        """
+        for vcpu_id in range(targets.bit_length()):
+            if targets >> vcpu_id & 1:
+                self.vcpu(vcpu_id)
+                self._hal.inject_irq_to_vcpu(self.id(), vcpu_id, irq)
+
+    def pulse_interrupt(self, irq_id: int) -> None:
+        """One edge on an ISA interrupt line of the board."""
+        if self.board is None or irq_id not in self.board.lines:
+            raise AxError(
+                AxErrorKind.NotFound, f"interrupt line {irq_id}: the board has no such wire; see layout.py"
+            )
+        self.board.lines[irq_id].pulse()
+
+    # ---- guest memory ------------------------------------------------------------------------------------------
+
+    def memory_regions(self) -> tuple[VMMemoryRegion, ...]:
+        """The regions of RAM."""
+        return tuple(self._regions)
+
+    def map_region(self, gpa: int, hpa: int, size: int, flags: int) -> None:
+        """Map pool memory at `hpa` also at `gpa`."""
+        self.address_space.map_linear(gpa, hpa, size, flags)
+
+    def unmap_region(self, gpa: int, size: int) -> None:
+        """Unmap one area."""
+        self.address_space.unmap(gpa, size)
+
+    def alloc_memory_region(self, size: int, gpa: int, flags: int = 7) -> VMMemoryRegion:
+        """Map `size` bytes of fresh zeroed RAM at `gpa`."""
+        area = self.address_space.map_alloc(gpa, size, flags)
+        region = VMMemoryRegion(gpa=gpa, hva=area.host, size=size)
+        self._regions.append(region)
+        return region
+
+    def get_image_load_region(self, gpa: int, size: int) -> list[memoryview]:
+        """Host views to write an image into. BadState if the guest has no memory there."""
+        views = self.address_space.translated_byte_buffer(gpa, size)
+        if views is None:
+            raise AxError(
+                AxErrorKind.BadState, f"image region {gpa:#x}+{size:#x}: the guest has no RAM there"
+            )
+        return views
+
+    def read_from_guest(self, gpa: int, size: int) -> bytes:
+        """`size` bytes of guest memory. InvalidInput where no RAM is."""
+        try:
+            return self.memory.read(gpa, size)
+        except MemoryMapError as error:
+            raise AxError(AxErrorKind.InvalidInput, str(error)) from None
+
+    def write_to_guest(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes in guest memory. InvalidInput, and nothing stored, where no RAM is."""
+        try:
+            self.memory.write(gpa, bytes(data))
+        except MemoryMapError as error:
+            raise AxError(AxErrorKind.InvalidInput, str(error)) from None
+
+    def read_from_guest_of(self, gpa: int, kind: type[T]) -> T:
+        """An object of a ctypes type. InvalidInput "Unaligned guest physical address" or where RAM ends."""
+        self._check_alignment(gpa, kind)
+        return kind.from_buffer_copy(self.read_from_guest(gpa, ctypes.sizeof(kind)))  # type: ignore[arg-type, attr-defined, no-any-return]
+
+    def write_to_guest_of(self, gpa: int, value: Any) -> None:
+        """Store a ctypes object; errors as `read_from_guest_of`."""
+        self._check_alignment(gpa, type(value))
+        self.write_to_guest(gpa, bytes(value))
+
+    @staticmethod
+    def _check_alignment(gpa: int, kind: type[Any]) -> None:
+        if gpa % ctypes.alignment(kind):
+            raise AxError(
+                AxErrorKind.InvalidInput,
+                f"Unaligned guest physical address {gpa:#x} for {kind.__name__}",
+            )
+
+    def alloc_ivc_channel(self, expected_size: int) -> tuple[int, int]:
+        """A free IVC range: (gpa, size rounded up to 4 KiB)."""
+        size = expected_size + 0xFFF & -0x1000
+        try:
+            return self._devices.alloc_ivc_channel(size), size
+        except IvcError as error:
+            raise AxError(AxErrorKind[error.kind], str(error)) from None
+
+    def release_ivc_channel(self, gpa: int, size: int) -> None:
+        """Give an IVC range back."""
+        try:
+            self._devices.release_ivc_channel(gpa, size)
+        except IvcError as error:
+            raise AxError(AxErrorKind[error.kind], str(error)) from None
+
+    # ---- devices ---------------------------------------------------------------------------------------------
+
+    def _mmio_changed(self) -> None:
+        self.memory.set_mmio((entry.base, entry.length) for entry in self._devices.mmio)
+
+
+def _start_date(value: str | datetime | None) -> datetime:
+    from devices.rtc_cmos import DEFAULT_START
+
+    if value is None:
+        return DEFAULT_START
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value)

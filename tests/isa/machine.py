@@ -1,0 +1,64 @@
+"""The smallest machine that runs instructions: one CPU, flat segments, 1 MiB of RAM, no paging."""
+
+from __future__ import annotations
+
+from isa.cpu import Cpu
+from isa.decode import disassemble, feature_names
+from isa.memory import PhysicalMemory
+from isa.state import CR0_PE, EFER_LMA, EFER_LME
+
+CODE = 0x1000            # where `make_cpu` puts the code and RIP
+STACK = 0x8000           # where it puts RSP
+RAM = 1 << 20
+ALL_FEATURES = frozenset(feature_names().values())
+
+CODE_ATTRIBUTES = {64: 0xA09B, 32: 0xC09B, 16: 0x009B}
+DATA_ATTRIBUTES = {64: 0xC093, 32: 0xC093, 16: 0x0093}
+
+
+def make_cpu(
+    bits: int = 64, code: bytes | None = None, features: frozenset[str] = ALL_FEATURES, **registers: int
+) -> Cpu:
+    """A CPU at CPL 0 in 64-bit, 32-bit protected or 16-bit real mode, RIP at `code`.
+
+    `registers` are attributes of `Cpu`: rax, rsp, cf, if_ ... Flags start clear, other registers at zero.
+    """
+    memory = PhysicalMemory()
+    memory.add_ram(0, RAM)
+    cpu = Cpu(memory, features, lambda cpu, leaf, subleaf: (0, 0, 0, 0))
+    if bits != 16:
+        cpu.cr0 |= CR0_PE
+    if bits == 64:
+        cpu.efer |= EFER_LME | EFER_LMA
+    limit = 0xFFFF if bits == 16 else 0xFFFF_FFFF
+    cpu.cs.load_raw(0x08 if bits != 16 else 0, 0, limit, CODE_ATTRIBUTES[bits])
+    for segment in (cpu.ds, cpu.es, cpu.ss, cpu.fs, cpu.gs):
+        segment.load_raw(0x10 if bits != 16 else 0, 0, limit, DATA_ATTRIBUTES[bits])
+    cpu.rdx = 0
+    cpu.rip = CODE
+    cpu.rsp = STACK
+    for name, value in registers.items():
+        setattr(cpu, name, value)
+    cpu.update_mode()
+    if code is not None:
+        memory.write(CODE, code)
+    return cpu
+
+
+def execute(text: str, code: str, bits: int = 64, **registers: int) -> Cpu:
+    """Run the one instruction with the hex bytes `code` in a fresh machine; `text` must be its disassembly.
+
+    Raises AssertionError if the bytes do not read `text` or the instruction leaves with an exit.
+    """
+    raw = bytes.fromhex(code)
+    cpu = make_cpu(bits, raw, **registers)
+    return run_one(cpu, text, raw)
+
+
+def run_one(cpu: Cpu, text: str, raw: bytes) -> Cpu:
+    """Put `raw` at RIP of a prepared machine and step over it; `text` must be its disassembly."""
+    assert disassemble(raw, cpu.code_bits, cpu.rip) == text
+    cpu.memory.write(cpu.cs.base + cpu.rip if not cpu.mode64 else cpu.rip, raw)
+    reason = cpu.step()
+    assert reason is None, reason
+    return cpu

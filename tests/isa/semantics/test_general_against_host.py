@@ -1,0 +1,196 @@
+"""The general-purpose instructions against the host's own CPU: generated cases of every form, in all modes.
+
+`PYSIM_NATIVE_CASES` sets the number of cases a mode (default 4000), `PYSIM_NATIVE_SEED` the seed. Flags that
+iced's tables call undefined are counted, not compared, unless `PYSIM_NATIVE_UNDEFINED=1`: they follow an AMD
+Zen 4 (see the comments in `isa/semantics`), and another CPU may differ.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from importlib import import_module
+
+import pytest
+from iced_x86 import Decoder, Instruction, RflagsBits
+
+from isa.cpu import NEVER, Cpu
+from isa.decode import code_names, disassemble, feature_names, mnemonic_names
+from isa.exits import NestedPageFault, VmExit
+from isa.faults import AlignmentCheck, DivideError, Fault, InvalidOpcode, StackFault
+from isa.memory import PhysicalMemory
+from isa.semantics.registry import build_table
+from isa.state import CR0_PE, EFER_LMA, EFER_LME
+from tests.oracles.forms import is_usable, make_case
+from tests.oracles.native import (
+    BASE,
+    CODE,
+    DATA,
+    GPR,
+    SEGMENT16_BASE,
+    SIGBUS,
+    SIGFPE,
+    SIGILL,
+    SIGSEGV,
+    TAKEN,
+    WINDOW,
+    WINDOW_SIZE,
+    Case,
+    NativeCpu,
+    Outcome,
+    available,
+)
+
+pytestmark = pytest.mark.skipif(not available(), reason="needs Linux on an x86-64 CPU")
+
+CASES = int(os.environ.get("PYSIM_NATIVE_CASES", "4000"))
+SEED = int(os.environ.get("PYSIM_NATIVE_SEED", "1"))
+COMPARE_UNDEFINED = os.environ.get("PYSIM_NATIVE_UNDEFINED") == "1"
+BATCH = 2000
+
+FAMILIES = ("arith", "bits", "convert", "decimal", "flags", "flow", "io", "logic", "move", "muldiv", "shift",
+            "stack", "string")  # fmt: skip
+ALL_FEATURES = frozenset(feature_names().values())
+
+# CF PF AF ZF SF DF OF NT AC ID: what user code can see change
+VISIBLE_FLAGS = 0x24_4CD5
+ICED_FLAGS = ((RflagsBits.CF, 0), (RflagsBits.PF, 2), (RflagsBits.AF, 4), (RflagsBits.ZF, 6),
+              (RflagsBits.SF, 7), (RflagsBits.DF, 10), (RflagsBits.OF, 11))  # fmt: skip
+
+
+def forms(bits: int) -> list[int]:
+    """Every form that the general-purpose families define and that user code of `bits` can run."""
+    table = build_table(import_module(f"isa.semantics.{name}") for name in FAMILIES)
+    found = []
+    for code, name in code_names().items():
+        instruction = Instruction()
+        instruction.code = code
+        if (name in table or mnemonic_names()[instruction.mnemonic] in table) and is_usable(code, bits):
+            found.append(code)
+    return found
+
+
+class Machine:
+    """The same pages and segments as the native worker's, in a CPU at CPL 3."""
+
+    def __init__(self, bits: int) -> None:
+        self.memory = PhysicalMemory()
+        self.memory.add_ram(BASE, 0x3000)
+        self.memory.add_ram(DATA, 0x2000)
+        cpu = self.cpu = Cpu(self.memory, ALL_FEATURES, lambda cpu, leaf, subleaf: (0, 0, 0, 0))
+        cpu.cr0 |= CR0_PE
+        cpu.efer = EFER_LME | EFER_LMA
+        self.base, limit = (SEGMENT16_BASE, 0xFFFF) if bits == 16 else (0, 0xFFFF_FFFF)
+        cpu.cs.load_raw(0x33, self.base, limit, {64: 0xA0FB, 32: 0xC0FB, 16: 0x00FB}[bits])
+        for segment in (cpu.ds, cpu.es, cpu.ss):
+            segment.load_raw(0x2B, self.base, limit, 0x00F3 if bits == 16 else 0xC0F3)
+        cpu.tr.load_raw(0x40, 0, 0x20, 0x8B)             # no I/O permission bitmap: no port for user code
+        cpu.cpl = 3
+        cpu.update_mode()
+
+    def run(self, case: Case) -> Outcome:
+        """Execute one case; the signal is the one that Linux makes of the fault."""
+        cpu = self.cpu
+        self.memory.write(CODE, case.code)
+        self.memory.write(WINDOW, case.window)
+        for name, value in zip(GPR, case.regs, strict=True):
+            setattr(cpu, name, value)
+        cpu.set_rflags(case.flags)
+        cpu.stop_at = NEVER
+        start = cpu.rip = CODE - self.base
+        signal = 0
+        try:
+            insn = cpu.code[start]
+            cpu.rip = insn.next
+            insn.function(cpu, *insn.operands)
+        except VmExit as event:
+            assert isinstance(event.reason, NestedPageFault), event.reason
+            signal = SIGSEGV
+        except (StackFault, AlignmentCheck):
+            signal = SIGBUS
+        except DivideError:
+            signal = SIGFPE
+        except InvalidOpcode:
+            signal = SIGILL
+        except Fault:
+            signal = SIGSEGV
+        after = start + len(case.code)
+        assert signal or cpu.rip in (after, after + TAKEN), f"RIP {cpu.rip:#x}"
+        regs = tuple(getattr(cpu, name) for name in GPR)
+        taken = not signal and cpu.rip == after + TAKEN
+        return Outcome(signal, regs, cpu.rflags(), self.memory.read(WINDOW, WINDOW_SIZE), taken)
+
+
+def undefined_flags(case: Case) -> int:
+    """RFLAGS bits that iced's tables call undefined after this instruction."""
+    bits = Decoder(case.bits, case.code).decode().rflags_undefined
+    return sum(1 << bit for flag, bit in ICED_FLAGS if bits & flag)
+
+
+def difference(case: Case, native: Outcome, ours: Outcome, ignored: int) -> str:
+    """What differs, or ""."""
+    found = []
+    if native.signal != ours.signal:
+        found.append(f"signal {native.signal}, ours {ours.signal}")
+    for name, host, guest in zip(GPR, native.regs, ours.regs, strict=True):
+        if host != guest:
+            found.append(f"{name} {host:#x}, ours {guest:#x}")
+    changed = (native.flags ^ ours.flags) & VISIBLE_FLAGS & ~ignored
+    if changed:
+        found.append(f"flags {native.flags:#x}, ours {ours.flags:#x}, differ in {changed:#x}")
+    if native.window != ours.window:
+        first = next(n for n in range(WINDOW_SIZE) if native.window[n] != ours.window[n])
+        found.append(f"memory from {WINDOW + first:#x}")
+    if native.taken != ours.taken:
+        found.append(f"branch taken {native.taken}, ours {ours.taken}")
+    return "; ".join(found)
+
+
+def describe(case: Case) -> str:
+    registers = " ".join(f"{name}={value:#x}" for name, value in zip(GPR, case.regs, strict=True))
+    text = disassemble(case.code, case.bits, CODE)
+    return f"{text} [{case.code.hex(' ')}] {case.bits}-bit flags={case.flags:#x} {registers}"
+
+
+@pytest.mark.parametrize("bits", [64, 32, 16])
+def test_every_general_form_does_what_the_host_cpu_does(bits: int, record_property: object) -> None:
+    machine = Machine(bits)
+    rng = random.Random(SEED * 1000 + bits)
+    codes = forms(bits)
+    missing_on_host: Counter[str] = Counter()
+    undefined_seen: Counter[str] = Counter()
+    undefined_equal: Counter[str] = Counter()
+    failures: list[str] = []
+    tried = 0
+    with NativeCpu() as native:
+        if bits not in native.modes():
+            pytest.skip(f"this kernel gives user code no {bits}-bit segment")
+        while tried < CASES and len(failures) < 40:
+            batch: list[tuple[int, Case]] = []
+            while len(batch) < min(BATCH, CASES - tried):
+                code = codes[(tried + len(batch)) % len(codes)]
+                case = make_case(rng, code, bits)
+                if case is None:
+                    code = codes[rng.randrange(len(codes))]
+                    case = make_case(rng, code, bits)
+                if case is not None:
+                    batch.append((code, case))
+            tried += len(batch)
+            for (code, case), host in zip(batch, native.run([case for _, case in batch]), strict=True):
+                name = code_names()[code]
+                ours = machine.run(case)
+                if host.signal == SIGILL and not ours.signal:
+                    missing_on_host[name] += 1
+                    continue
+                undefined = undefined_flags(case)
+                if undefined and not host.signal:
+                    undefined_seen[name] += 1
+                    undefined_equal[name] += not (host.flags ^ ours.flags) & undefined
+                what = difference(case, host, ours, 0 if COMPARE_UNDEFINED else undefined)
+                if what:
+                    failures.append(f"{name}: {what}\n    {describe(case)}")
+    unlike = sorted(name for name, seen in undefined_seen.items() if undefined_equal[name] != seen)
+    print(f"{bits}-bit: {tried} cases of {len(codes)} forms; {len(undefined_seen)} forms with undefined flags, "
+          f"unlike the host: {', '.join(unlike) or 'none'}; not on this host: {sorted(missing_on_host)}")  # fmt: skip
+    assert not failures, "\n".join(failures)
