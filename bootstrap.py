@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set up and run, on a machine with nothing but python3: `python3 bootstrap.py demo`, `... test`, `... run ARGS`.
+"""Set up and run on a machine with nothing but python3: `python3 bootstrap.py demo` or `... test`.
 
 The packages go into .venv/ beside this file and nowhere else: a virtual environment where the venv module
 works, else a plain folder filled by pip. A second call starts at once. Standard library only.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
-FOLDER = ENVIRONMENT / "packages"      # where pip puts things when there is no venv
+FOLDER = ENVIRONMENT / "packages"  # where pip puts things when there is no venv
 USAGE = "usage: python3 bootstrap.py demo | test [PYTEST ARGS] | dev COMMAND ... | any pysim-vm command"
 
 
@@ -36,7 +36,8 @@ def requirements(extra: str) -> list[str]:
 
 def has_module(name: str) -> bool:
     """True if `python3 -m name` can start."""
-    return subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True).returncode == 0
+    probe = [sys.executable, "-c", f"import {name}"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 def fail(sentence: str) -> None:
@@ -46,7 +47,7 @@ def fail(sentence: str) -> None:
 
 def run_quietly(command: list[str], what: str) -> None:
     """Run a set-up step; its output is shown only when it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         tail = "\n".join(done.stdout.strip().splitlines()[-12:])
         fail(f"{what} failed; is the package index reachable?\n{tail}")
@@ -59,11 +60,15 @@ def prepare(extra: str) -> tuple[str, dict[str, str]]:
     python = ENVIRONMENT / "bin" / "python"
     variables = dict(os.environ, PYTHONPATH=os.pathsep.join((str(HERE), str(FOLDER))))
     if not mark.exists():
-        print(f"bootstrap: installing {len(wanted)} packages into {ENVIRONMENT.name}/ (once)", file=sys.stderr)
+        print(
+            f"bootstrap: installing {len(wanted)} packages into {ENVIRONMENT.name}/ (once)", file=sys.stderr
+        )
         ENVIRONMENT.mkdir(exist_ok=True)
         if has_module("venv") and has_module("ensurepip"):
             if not python.exists():
-                run_quietly([sys.executable, "-m", "venv", str(ENVIRONMENT)], "creating the virtual environment")
+                run_quietly(
+                    [sys.executable, "-m", "venv", str(ENVIRONMENT)], "creating the virtual environment"
+                )
             run_quietly([str(python), "-m", "pip", "install", "--quiet", *wanted], "pip install")
         elif has_module("pip"):
             target = ["--upgrade", "--target", str(FOLDER)]
@@ -76,7 +81,7 @@ def prepare(extra: str) -> tuple[str, dict[str, str]]:
 
 def main(arguments: list[str]) -> int:
     """Dispatch; the exit code is that of the command that runs."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  (this file is what tells so)
         fail(f"Python 3.11 or later is needed, this is {sys.version.split()[0]}")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -91,7 +96,8 @@ def main(arguments: list[str]) -> int:
         case _:
             python, variables = prepare("")
             command = [python, "-m", "pysim_vm", *arguments]
-    return subprocess.run(command, cwd=HERE if arguments[0] == "test" else None, env=variables).returncode
+    folder = HERE if arguments[0] == "test" else None
+    return subprocess.run(command, cwd=folder, env=variables, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class AcpiPm(Device):
     """The PM block. `sci` is the level-triggered SCI (IRQ9), `on_poweroff()` is called on entering S5.
 
     `sci_enabled` is the value of SCI_EN at power-on: true on a machine whose FADT names no SMI command port,
-    since such a machine never was in legacy mode.
+    since such a machine never was in legacy mode. `on_sleep(type)` hears of the other sleep states.
     """
 
     name = "acpi_pm"
@@ -73,12 +73,14 @@ class AcpiPm(Device):
         on_poweroff: Callable[[], None],
         soft_off_type: int = SOFT_OFF_TYPE,
         sci_enabled: bool = True,
+        on_sleep: Callable[[int], None] | None = None,
     ) -> None:
         self.sci = sci
         self._clock = clock
         self._on_poweroff = on_poweroff
         self._soft_off_type = soft_off_type
         self._sci_enabled = sci_enabled
+        self._on_sleep = on_sleep
         self._timer: int | None = None
         self.state = self._power_on_state()
 
@@ -178,6 +180,8 @@ class AcpiPm(Device):
             else:
                 # Quirk: every other sleep state is left again at once.
                 self.state.status |= STATUS_WAKE
+                if self._on_sleep is not None:
+                    self._on_sleep(value >> CONTROL_SLEEP_TYPE_SHIFT & 7)
 
     # ------------------------------------------------------------------ SCI
 

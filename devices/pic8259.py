@@ -106,11 +106,10 @@ class Chip:
         """The input of highest priority in `mask`, or None."""
         if not mask:
             return None
-        for step in range(1, 9):
-            number = (self.lowest + step) & 7
-            if mask >> number & 1:
-                return number
-        return None
+        number = (self.lowest + 1) & 7
+        while not mask >> number & 1:
+            number = (number + 1) & 7
+        return number
 
     def request(self, nested_input: int | None) -> int | None:
         """The input the INT pin stands for, or None. `nested_input`: IR2 of a master with a slave, else None.

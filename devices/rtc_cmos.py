@@ -164,9 +164,7 @@ class TimeFields:
     year: int
 
     def advance(self, seconds: int) -> None:
-        """Count `seconds` (0 or more) onwards, as far as the carries go."""
-        if not seconds:
-            return
+        """Count `seconds` (1 or more) onwards, as far as the carries go."""
         total = self.hour * 3600 + self.minute * 60 + self.second + seconds
         days, time_of_day = divmod(total, SECONDS_PER_DAY)
         self.hour, rest = divmod(time_of_day, 3600)

@@ -899,10 +899,10 @@ class _Reader:
                 raise _Problem(f"st({number}) does not exist; the x87 stack goes from st(0) to st(7)")
             self.position += 4
             return _registers()[0][f"st{number}"]
-        if after.kind == "end" or after.text == ",":
-            self.position += 1
-            return entry
-        return None
+        if after.kind == "sign" and after.text != ",":
+            return None
+        self.position += 1
+        return entry
 
     def segment(self) -> RegisterId:
         """`fs:`, if it stands here."""
@@ -1193,7 +1193,8 @@ def _plans(query: _Query) -> tuple[_Plan, ...]:
         raise _Problem(
             f"the size of the memory operand is open; write {' or '.join(words)} before the bracket"
         )
-    return tuple(plan for _, plan in chosen)
+    # `add ax, 1` is three bytes with imm16 and with imm8; the short immediate wins, as in other assemblers.
+    return tuple(sorted((plan for _, plan in chosen), key=lambda plan: plan.kinds[:1] == (K.AX,)))
 
 
 def _candidate_codes(mnemonic: str) -> tuple[CodeId, ...]:
@@ -1220,6 +1221,13 @@ def _candidate_codes(mnemonic: str) -> tuple[CodeId, ...]:
     raise _Problem(f"{mnemonic} is not an instruction or directive; {hint}")
 
 
+def _likeness(info: OpCodeInfo, shapes: Sequence[_Shape]) -> int:
+    """How many written operands an opcode would take; one more if their number is right."""
+    kinds = info.op_kinds()
+    fitting = sum(kind in shape.kinds for kind, shape in zip(kinds, shapes, strict=False))
+    return fitting + (len(kinds) == len(shapes))
+
+
 def _why_none(query: _Query, codes: Sequence[CodeId]) -> str:
     """Why no opcode of a known mnemonic fits, and what would."""
     name = query.mnemonic
@@ -1230,6 +1238,7 @@ def _why_none(query: _Query, codes: Sequence[CodeId]) -> str:
         return f"{name} does not exist in {query.bits}-bit mode; it does in {' and '.join(modes)}-bit code"
     if query.operand_size and not any(info.operand_size == query.operand_size for info in here):
         return f"{name} has no {query.operand_size}-bit form in {query.bits}-bit mode; drop the size prefix"
+    here.sort(key=lambda info: -_likeness(info, query.shapes))
     forms = list(dict.fromkeys(info.instruction_string for info in here))
     shown = "; ".join(forms[:6]) + ("; and more" if len(forms) > 6 else "")
     return f"{name} does not take these operands in {query.bits}-bit mode; its forms are {shown}"
@@ -1314,9 +1323,6 @@ def _base_and_index(terms: Sequence[tuple[_RegisterEntry, int]]) -> tuple[Regist
     if first.bits == 16 and first.id in (Register.SI, Register.DI):
         first, second = second, first  # 16-bit forms name BX or BP first
     return first.id, second.id, second_factor
-
-
-INDIRECT_SIZES: Final = {16: "16-bit", 32: "32-bit", 64: "64-bit"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -1513,9 +1519,7 @@ def _default_segment(address: _Address) -> RegisterId:
     return Register.SS if address.base in STACK_BASES else Register.DS
 
 
-def _set_address(
-    instruction: Instruction, operand: int, kind: int, address: _Address, mode: int, wide: bool
-) -> None:
+def _set_address(instruction: Instruction, operand: int, kind: int, address: _Address, wide: bool) -> None:
     """Store a ModRM or moffs memory operand. Raises `_Problem` for a displacement that is too wide."""
     bits = address.bits
     number = address.displacement
@@ -1588,7 +1592,7 @@ def _build(plan: _Plan, items: Sequence[_Resolved], place: _Place, here: int, wi
             instruction.set_op_kind(operand, OpKind.REGISTER)
             instruction.set_op_register(operand, _registers()[1][REGISTER_OF_KIND[kind]].id)
         elif item.address is not None:
-            _set_address(instruction, operand, kind, item.address, place.bits, wide)
+            _set_address(instruction, operand, kind, item.address, wide)
         elif kind in IMMEDIATES:
             _set_immediate(instruction, operand, kind, item.number, second=immediates > 0)
             immediates += 1
@@ -1625,9 +1629,9 @@ class _Encoders:
         except ValueError as refusal:
             encoder.take_buffer()
             reason = str(refusal)
-            if "branch" in reason.lower() or "displ" in reason.lower():
+            if "branch" in reason.lower() or "too far" in reason:
                 raise _Problem(
-                    "the target is too far away for this form; drop `short`, or move it closer"
+                    "the target is too far away; drop `short`, or go there by a register"
                 ) from None
             raise _Problem(
                 f"these operands cannot be encoded together ({reason}); take other registers"
@@ -2233,7 +2237,8 @@ class _Program:
         if reverse:
             operands.append(_RegisterOperand(_registers()[0]["st0"]))
         place = _Place(self.bits, self.default_relative, address_size)
-        word, operand_size = _take_operand_size(word, operands, operand_size, self.bits)
+        if word == "push":
+            operand_size = operand_size or _push_size(operands, self.bits)
         constant = all(_is_constant(operand) for operand in operands)
         _candidate_codes(
             _aliases()[1].get(word, _PseudoOp(word, 0)).mnemonic
@@ -2301,17 +2306,16 @@ class _Program:
         return next(line for line in self.lines if line.number == number)
 
 
-def _take_operand_size(
-    mnemonic: str, operands: list[_Operand], operand_size: int, bits: int
-) -> tuple[str, int]:
-    """Read a size word on PUSH's immediate as the size of the push: `push word 5`, `push dword 5`."""
-    if mnemonic == "push" and len(operands) == 1 and isinstance(operands[0], _NumberOperand):
-        number = operands[0]
-        if number.size in (2, 4, 8):
-            operands[0] = _NumberOperand(number.value)
-            # 64-bit mode has no 32-bit push: dword names the immediate, which is sign-extended.
-            operand_size = operand_size or (64 if bits == 64 and number.size == 4 else number.size * 8)
-    return mnemonic, operand_size
+def _push_size(operands: list[_Operand], bits: int) -> int:
+    """Read a size word on PUSH's immediate as the size of the push (bits, 0: none): `push word 5`."""
+    if len(operands) != 1 or not isinstance(operands[0], _NumberOperand):
+        return 0
+    number = operands[0]
+    if number.size not in (2, 4, 8):
+        return 0
+    operands[0] = _NumberOperand(number.value)
+    # 64-bit mode has no 32-bit push: dword names the immediate, which is sign-extended.
+    return 64 if bits == 64 and number.size == 4 else number.size * 8
 
 
 def _is_constant(operand: _Operand) -> bool:

@@ -2,7 +2,8 @@
 
 Two levels. A `CodeContext` is a dict RIP -> Insn for one way of running code (mode, privilege, CS base and
 limit); a TLB flush empties it. Behind it, a `CodePage` keeps what was decoded from one physical page, so that
-a flush costs a look-up and not a decode; pages are counted by host offset, so aliases are one. A store into a code page drops exactly the instructions it touches.
+a flush costs a look-up and not a decode; pages are counted by host offset, so that aliases are one. A store
+into a code page drops exactly the instructions it touches.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from isa.cpu import Cpu
 
 ContextKey = tuple[int, int, int, int, int]
-MAX_CONTEXTS = 256      # real-mode code with many CS bases: beyond this, start again
-MAX_PAGES = 65536       # pages of decoded code kept (256 MiB of guest code)
+MAX_CONTEXTS = 256  # real-mode code with many CS bases: beyond this, start again
+MAX_PAGES = 65536  # pages of decoded code kept (256 MiB of guest code)
 
 
 class CodeContext(dict[int, Insn]):

@@ -64,8 +64,8 @@ from isa.state import (
 DR6_SINGLE_STEP = 1 << 14
 NEVER = 1 << 62
 # Values of `attention`: bits
-LOOK = 1        # events may be due at the next boundary
-RECOUNT = 2     # a REP instruction counted its iterations in `retired`: the loop starts counting from there
+LOOK = 1  # events may be due at the next boundary
+RECOUNT = 2  # a REP instruction counted its iterations in `retired`: the loop starts counting from there
 
 # Encodings that old CPUs execute as NOP: without the feature they still are (SDM Vol. 2, NOP; CET, MPX hints)
 NOP_WITHOUT_FEATURE = frozenset(
@@ -105,15 +105,15 @@ class Cpu(InterruptUnit):
         self.tsc: Callable[[], int] = lambda: self.retired
         self.random64: Callable[[], int] = lambda: 0x9E37_79B9_7F4A_7C15 * (self.retired + 1) & M64
         self.msr_intercepted: Callable[[int], bool] = lambda _: False
-        self.on_cr8: Callable[[int], None] | None = None     # the local APIC's task priority
+        self.on_cr8: Callable[[int], None] | None = None  # the local APIC's task priority
         self.read_cr8: Callable[[], int] | None = None
-        self.acknowledge: Callable[[], int] | None = None    # INTA: the interrupt controller's vector
-        self.interrupt_line = False                          # the INTR pin
+        self.acknowledge: Callable[[], int] | None = None  # INTA: the interrupt controller's vector
+        self.interrupt_line = False  # the INTR pin
         self.nmi_pending = False
-        self.injected: deque[int] = deque()                  # vectors queued by the hypervisor
+        self.injected: deque[int] = deque()  # vectors queued by the hypervisor
         self.host_interrupt: int | None = None
-        self._pending_debug = 0                              # DR6 bits of a debug trap held back
-        self.undelivered: Fault | int | None = None          # its delivery took an exit and goes on after it
+        self._pending_debug = 0  # DR6 bits of a debug trap held back
+        self.undelivered: Fault | int | None = None  # its delivery took an exit and goes on after it
         self.trap_cancelled = False
         self.attention = LOOK
         self.stop_at = NEVER
@@ -234,13 +234,13 @@ class Cpu(InterruptUnit):
                 self.retired += 1
             except VmExit as event:
                 self.rip = ip
-                self.attention = LOOK                 # the answers belong to this instruction alone
+                self.attention = LOOK  # the answers belong to this instruction alone
                 if insn is not None and event.reason.__class__ is MmioRead:
                     return _with_hint(event.reason, insn)
                 return event.reason
             except Restart:
                 self.rip = ip
-                self.rf = 1                           # pushed by an event between two iterations
+                self.rf = 1  # pushed by an event between two iterations
                 self._forget_answers()
                 self.request_attention()
             except Fault as fault:
@@ -294,7 +294,7 @@ class Cpu(InterruptUnit):
             return TripleFault(chain)
         return None
 
-    # ---- between two instructions ----------------------------------------------------------------------------
+    # ---- between two instructions ---------------------------------------------------------
 
     def _boundary(self) -> ExitReason | None:
         """SDM Vol. 3, "Priority Among Concurrent Events": debug traps, NMI, interrupts; then HLT.
@@ -305,7 +305,7 @@ class Cpu(InterruptUnit):
         if self.undelivered is not None:
             event, self.undelivered = self.undelivered, None
             return self._take(event) if isinstance(event, Fault) else self._interrupt(event)
-        if self.answers:                       # in the middle of an instruction: no event may come between
+        if self.answers:  # in the middle of an instruction: no event may come between
             return None
         if self._pending_debug and self.shadow != MOV_SS_SHADOW:
             bits, self._pending_debug = self._pending_debug, 0
@@ -319,9 +319,9 @@ class Cpu(InterruptUnit):
             self.nmi_blocked = True
             return self._interrupt(2)
         if (self.injected or self.interrupt_line) and self.shadow == NO_SHADOW and self._may_interrupt():
-            vector = self._next_vector()
-            if vector is not None:
-                return self._interrupt(vector)
+            accepted = self._next_vector()
+            if accepted is not None:
+                return self._interrupt(accepted)
         if self.halted:
             return Halt()
         if self.shadow == NO_SHADOW and not (self.tf or self.rf or self.dr7 & 0xFF or self._pending_debug):

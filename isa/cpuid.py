@@ -86,8 +86,8 @@ FEATURE_BITS: dict[str, tuple[int, int, int, int]] = {
 
 # What iced calls a requirement and CPUID has no bit for: there since the CPU that the name tells.
 BASELINE = frozenset(
-    ("INTEL8086", "INTEL8086_ONLY", "INTEL186", "INTEL286", "INTEL386", "INTEL486", "FPU287", "FPU387", "CPUID",
-     "MULTIBYTENOP", "PAUSE", "SMM", "RDPMC")
+    ("INTEL8086", "INTEL8086_ONLY", "INTEL186", "INTEL286", "INTEL386", "INTEL486", "FPU287", "FPU387",
+     "CPUID", "MULTIBYTENOP", "PAUSE", "SMM", "RDPMC")
 )  # fmt: skip
 
 # The least that boots Debian's kernel and user space; it tempts no guest into newer instructions
@@ -162,7 +162,7 @@ class CpuId:
     ) -> None:
         self.vendor = vendor
         self.brand = brand
-        self.signature = signature               # family 6, model 15, stepping 1
+        self.signature = signature  # family 6, model 15, stepping 1
         self.tsc_hz = tsc_hz
         self.apic_id = apic_id
         self._words: dict[tuple[int, int], list[int]] = {}
@@ -176,7 +176,7 @@ class CpuId:
             return self._hypervisor(leaf)
         if leaf & 0x8000_0000:
             if leaf > 0x8000_0008:
-                return self._basic(cpu, 0x16, 0)          # beyond the last leaf: as the highest basic leaf
+                return self._basic(cpu, 0x16, 0)  # beyond the last leaf: as the highest basic leaf
             return self._extended(leaf)
         return self._basic(cpu, min(leaf, 0x16), subleaf)
 
@@ -189,11 +189,11 @@ class CpuId:
                 ebx, edx, ecx = _text(self.vendor, 3)
                 return 0x16, ebx, ecx, edx
             case 1:
-                ecx = self._bits(1, 0, ECX) | 1 << 31                     # a hypervisor is present
+                ecx = self._bits(1, 0, ECX) | 1 << 31  # a hypervisor is present
                 if cpu.cr4 & CR4_OSXSAVE:
                     ecx |= 1 << 27
                 edx = self._bits(1, 0, EDX)
-                clflush = 8 << 8 if "CLFSH" in self._features else 0      # 64-byte lines
+                clflush = 8 << 8 if "CLFSH" in self._features else 0  # 64-byte lines
                 return self.signature, self.apic_id << 24 | 1 << 16 | clflush, ecx, edx
             case 2:
                 return 0x01, 0, 0, 0
@@ -206,7 +206,7 @@ class CpuId:
                 return level[0], level[1], level[2], self.apic_id
             case 0x15:
                 crystal = 25_000_000
-                return 1, max(self.tsc_hz // crystal, 1), crystal, 0      # TSC = crystal * EBX / EAX
+                return 1, max(self.tsc_hz // crystal, 1), crystal, 0  # TSC = crystal * EBX / EAX
             case 0x16:
                 mhz = self.tsc_hz // 1_000_000
                 return mhz, mhz, 100, 0
@@ -223,9 +223,9 @@ class CpuId:
                 at = (leaf - 0x8000_0002) * 4
                 return words[at], words[at + 1], words[at + 2], words[at + 3]
             case 0x8000_0006:
-                return 0, 0, 0x0200_8140, 0                               # L2: 512 KiB, 8-way, 64-byte lines
+                return 0, 0, 0x0200_8140, 0  # L2: 512 KiB, 8-way, 64-byte lines
             case 0x8000_0008:
-                return 48 << 8 | 48, 0, 0, 0                              # linear and physical address bits
+                return 48 << 8 | 48, 0, 0, 0  # linear and physical address bits
         return 0, 0, 0, 0
 
     @staticmethod

@@ -12,6 +12,7 @@ from iced_x86 import (
     Decoder,
     DecoderError,
     DecoderOptions,
+    EncodingKind,
     Formatter,
     FormatterSyntax,
     Instruction,
@@ -24,6 +25,8 @@ from iced_x86 import (
 )
 
 from isa.operands import (
+    AlignedFlatMemory,
+    AlignedMemory,
     BasedMemory,
     FarPointer,
     FlatMemory,
@@ -75,17 +78,39 @@ def feature_names() -> dict[int, str]:
 
 
 @cache
-def opcode_info(code: int) -> OpCodeInfo:
+def opcode_info(code: Any) -> OpCodeInfo:
     """iced's table row of one form."""
     return OpCodeInfo(code)
 
 
 @cache
-def form_features(code: int) -> tuple[str, ...]:
+def form_features(code: Any) -> tuple[str, ...]:
     """CPUID features that a form needs, by iced's names."""
     instruction = Instruction()
     instruction.code = code
     return tuple(feature_names()[feature] for feature in instruction.cpuid_features())
+
+
+# Legacy SSE instructions whose 128-bit memory operand may lie anywhere (SDM Vol. 1, "Memory Alignment" of SSE;
+# Vol. 2 for each)
+_UNALIGNED_SSE = frozenset(
+    ("MOVUPS", "MOVUPD", "MOVDQU", "LDDQU", "MASKMOVDQU",
+     "PCMPESTRI", "PCMPESTRI64", "PCMPESTRM", "PCMPESTRM64", "PCMPISTRI", "PCMPISTRM")
+)  # fmt: skip
+_SSE_FEATURES = frozenset(
+    ("SSE", "SSE2", "SSE3", "SSSE3", "SSE4_1", "SSE4_2", "AES", "PCLMULQDQ", "SHA", "GFNI")
+)
+
+
+@cache
+def requires_alignment(code: int) -> bool:
+    """True for a legacy SSE form: its memory operand, if it has 128 bits, must be aligned to 16 bytes."""
+    info = opcode_info(code)
+    return (
+        info.encoding == EncodingKind.LEGACY
+        and not _SSE_FEATURES.isdisjoint(form_features(code))
+        and mnemonic_names()[info.mnemonic] not in _UNALIGNED_SSE
+    )
 
 
 class Insn:
@@ -131,7 +156,7 @@ def decoder_options(features: frozenset[str]) -> int:
     return options
 
 
-def decode(raw: bytes, bits: int, ip: int, options: int = 0) -> Instruction:
+def decode(raw: bytes, bits: int, ip: int, options: Any = 0) -> Instruction:
     """One iced instruction. Raises NeedMoreBytes, TooLong or InvalidInstruction."""
     decoder = Decoder(bits, raw, options, ip)
     instruction = decoder.decode()
@@ -147,7 +172,7 @@ def decode(raw: bytes, bits: int, ip: int, options: int = 0) -> Instruction:
 _PREFIXES = frozenset((0x66, 0x67, 0xF0, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65))
 
 
-def _is_too_long(raw: bytes, bits: int, options: int) -> bool:
+def _is_too_long(raw: bytes, bits: int, options: Any) -> bool:
     """Would these bytes be an instruction, or still be prefixes, but for the limit of 15 bytes?"""
     if len(raw) < MAX_LENGTH:
         return False
@@ -180,7 +205,7 @@ def disassemble(raw: bytes, bits: int, ip: int) -> str:
     return str(_formatter().format(Decoder(bits, raw, ip=ip).decode()))
 
 
-# ---- operands ------------------------------------------------------------------------------------------------
+# ---- operands --------------------------------------------------------------------------
 
 _IMMEDIATE_BITS = {
     OpKind.IMMEDIATE8: 8, OpKind.IMMEDIATE8_2ND: 8, OpKind.IMMEDIATE16: 16, OpKind.IMMEDIATE32: 32,
@@ -211,7 +236,7 @@ def _register_kind(register: int) -> tuple[str, int]:
 
 
 @cache
-def _full_register(register: int) -> str:
+def _full_register(register: Any) -> str:
     """Name of the 64-bit register behind an address register, "" for none or RIP."""
     name = register_names()[register]
     if name in ("NONE", "RIP", "EIP"):
@@ -223,7 +248,7 @@ def _full_register(register: int) -> str:
 
 
 @cache
-def _memory_bits(memory_size: int) -> int:
+def _memory_bits(memory_size: Any) -> int:
     return int(MemorySizeExt.size(memory_size)) * 8
 
 
@@ -289,7 +314,7 @@ def _register_operand(cpu: Cpu, register: int) -> Any:
     return NamedRegister(cpu, kind, number, _SPECIAL_REGISTERS.get(kind, 64))
 
 
-def _memory_operand(cpu: Cpu, instruction: Instruction, kind: int) -> Any:
+def _memory_operand(cpu: Cpu, instruction: Instruction, kind: Any) -> Any:
     if kind in _STRING_POINTERS:
         base, address_bits, overridable = _STRING_POINTERS[kind]
         effective = effective_address(base, "", 1, address_bits)
@@ -303,15 +328,19 @@ def _memory_operand(cpu: Cpu, instruction: Instruction, kind: int) -> Any:
         )
         displacement = instruction.memory_displacement
         segment = _segment(cpu, instruction.memory_segment)
-    if not cpu.mode64:
-        made: Any = SegmentedMemory
+    bits = _memory_bits(instruction.memory_size)
+    made: Any
+    if bits == 128 and requires_alignment(instruction.code):
+        flat = cpu.mode64 and segment not in (cpu.fs, cpu.gs, cpu.ss)
+        made = AlignedFlatMemory if flat else AlignedMemory
+    elif not cpu.mode64:
+        made = SegmentedMemory
     elif segment is cpu.fs or segment is cpu.gs:
         made = BasedMemory
     elif segment is cpu.ss:
         made = FlatStackMemory
     else:
         made = FlatMemory
-    bits = _memory_bits(instruction.memory_size)
     return made(cpu, segment, effective, displacement, address_bits, bits, load_hint(instruction))
 
 

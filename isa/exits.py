@@ -175,7 +175,8 @@ class Unimplemented(ExitReason):
     mode: str
 
     def __str__(self) -> str:
-        return f"unimplemented instruction at {self.rip:#x} in {self.mode} mode: {self.code.hex(' ')}  {self.text}"
+        what = f"{self.code.hex(' ')}  {self.text}"
+        return f"unimplemented instruction at {self.rip:#x} in {self.mode} mode: {what}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ class Fault(Exception):
     vector = -1
     name = "#??"
     has_error_code = False
-    benign = True        # False: contributory or page fault, see "Double Fault Exception (#DF)"
-    is_trap = False      # True: RIP is that of the next instruction
+    benign = True  # False: contributory or page fault, see "Double Fault Exception (#DF)"
+    is_trap = False  # True: RIP is that of the next instruction
 
     def __init__(self, error_code: int = 0, why: str = "") -> None:
         super().__init__(error_code, why)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 PAGE = 4096
 PAGE_SHIFT = 12
 
-READ, WRITE, EXECUTE, USER, DEVICE, UNCACHED = 1, 2, 4, 8, 16, 32    # axaddrspace: MappingFlags
+READ, WRITE, EXECUTE, USER, DEVICE, UNCACHED = 1, 2, 4, 8, 16, 32  # axaddrspace: MappingFlags
 RWX = READ | WRITE | EXECUTE
 
 PHYSICAL_BITS = 48
@@ -41,7 +41,7 @@ class RamRegion:
     host: int
     name: str
     populated: npt.NDArray[np.bool_] | None = None
-    owned: bool = True      # False: an alias of host memory that another region owns
+    owned: bool = True  # False: an alias of host memory that another region owns
 
     @property
     def end(self) -> int:
@@ -54,17 +54,17 @@ class PhysicalMemory:
 
     def __init__(self) -> None:
         self.pool: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
-        self.view = memoryview(self.pool)
+        self.view = memoryview(self.pool)  # type: ignore[arg-type]  # numpy 2.4's stubs hide the buffer
         self.regions: list[RamRegion] = []
         self._bases: list[int] = []
-        self._free: list[tuple[int, int]] = []       # (host, size) slices of removed regions
-        self.mmio: list[tuple[int, int]] = []        # half-open device windows, sorted and disjoint
+        self._free: list[tuple[int, int]] = []  # (host, size) slices of removed regions
+        self.mmio: list[tuple[int, int]] = []  # half-open device windows, sorted and disjoint
         self._mmio_starts: list[int] = []
-        self.unclaimed_is_mmio = False               # a PC's open bus: what is not RAM is a device access
-        self.address_mask = PHYSICAL_LIMIT - 1       # the A20 gate clears bit 20
+        self.unclaimed_is_mmio = False  # a PC's open bus: what is not RAM is a device access
+        self.address_mask = PHYSICAL_LIMIT - 1  # the A20 gate clears bit 20
         self.on_map_change: Callable[[], None] | None = None
-        self.on_write: Callable[[int, int], None] | None = None   # (host, size): DMA wrote, code may change
-        self.code_pages: set[int] = set()            # host page numbers holding decoded instructions
+        self.on_write: Callable[[int, int], None] | None = None  # (host, size): DMA wrote, code may change
+        self.code_pages: set[int] = set()  # host page numbers holding decoded instructions
 
     # ---- the map ----------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class PhysicalMemory:
         if host:
             grown[:host] = self.pool
         self.pool = grown
-        self.view = memoryview(grown)
+        self.view = memoryview(grown)  # type: ignore[arg-type]
         return host
 
     def _reindex(self) -> None:
@@ -168,10 +168,9 @@ class PhysicalMemory:
         page = gpa - region.base >> PAGE_SHIFT
         if region.populated is not None and not region.populated[page]:
             return None
-        if access == WRITE or region.flags & WRITE:
-            # A ROM page under a device window (flash) still reads as memory; RAM under a window does not.
-            if self.mmio and self.is_mmio(gpa & -PAGE, PAGE):
-                return None
+        # A ROM page under a device window (flash) still reads as memory; RAM under a window does not.
+        if self.mmio and (access == WRITE or region.flags & WRITE) and self.is_mmio(gpa & -PAGE, PAGE):
+            return None
         return region.host + (page << PAGE_SHIFT)
 
     # ---- what DMA masters, loaders and debuggers use ------------------------------------------------------

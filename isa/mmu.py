@@ -40,7 +40,7 @@ _MEMORY_FLAG = (READ, WRITE, EXECUTE)
 # Page-table entry bits (SDM Vol. 3, "Paging")
 P, RW, US, A, D, PS, NX = 1, 2, 4, 1 << 5, 1 << 6, 1 << 7, 1 << 63
 FRAME = (1 << PHYSICAL_BITS) - 1 & -PAGE
-RESERVED_PHYSICAL = (1 << 52) - (1 << PHYSICAL_BITS)      # entry bits above MAXPHYADDR
+RESERVED_PHYSICAL = (1 << 52) - (1 << PHYSICAL_BITS)  # entry bits above MAXPHYADDR
 PDPTE_RESERVED = RESERVED_PHYSICAL | 0xFFF0_0000_0000_0000 | 0x1E6
 
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
@@ -67,21 +67,34 @@ UNPACK: tuple[Unpack, ...] = tuple(
 PACK: tuple[Pack, ...] = tuple(
     struct.Struct(_FORMATS[n]).pack_into if n in _FORMATS else _wide_pack(n) for n in range(65)
 )
-LAST_START = tuple(PAGE - n for n in range(65))           # highest page offset where n bytes still fit
+LAST_START = tuple(PAGE - n for n in range(65))  # highest page offset where n bytes still fit
 
 
 class MemoryUnit(CpuState):
     """Loads, stores and fetches. All addresses called `linear` are past segmentation."""
 
     __slots__ = (
-        "memory", "ram", "tlb_read", "tlb_write", "tlb_system_read", "tlb_system_write", "_tlb_sets", "pdptes",
-        "answers", "cursor", "debug_hits", "mode64", "code_bits", "stack_mask", "protected"
+        "_tlb_sets",
+        "answers",
+        "code_bits",
+        "cursor",
+        "debug_hits",
+        "memory",
+        "mode64",
+        "pdptes",
+        "protected",
+        "ram",
+        "stack_mask",
+        "tlb_read",
+        "tlb_system_read",
+        "tlb_system_write",
+        "tlb_write"
     )  # fmt: skip
 
     def __init__(self, memory: PhysicalMemory) -> None:
         self.memory = memory
         self.ram = memory.view
-        self.answers: list[int | Fault] = []      # what the VM answered to this instruction's exits so far
+        self.answers: list[int | Fault] = []  # what the VM answered to this instruction's exits so far
         self.cursor = 0
         self.pdptes = [0, 0, 0, 0]
         self.debug_hits = 0
@@ -108,9 +121,7 @@ class MemoryUnit(CpuState):
         smap = bool(self.cr4 & CR4_SMAP) and not user
         aligned = user and bool(self.ac and self.cr0 & CR0_AM)
         self.tlb_read, self.tlb_write = self._tlb_set((user, smap and not self.ac, aligned))
-        self.tlb_system_read, self.tlb_system_write = self._tlb_set(
-            (False, bool(self.cr4 & CR4_SMAP), False)
-        )
+        self.tlb_system_read, self.tlb_system_write = self._tlb_set((False, bool(self.cr4 & CR4_SMAP), False))
 
     def _tlb_set(self, key: tuple[bool, bool, bool]) -> tuple[dict[int, int], dict[int, int]]:
         pair = self._tlb_sets.get(key)
@@ -171,7 +182,7 @@ class MemoryUnit(CpuState):
             if not pdpte & P:
                 raise self._page_fault(linear, access, user, 0, "PDPTE not present")
             table, shift = pdpte & FRAME, 21
-            reserved |= 0x7FF0_0000_0000_0000       # PAE entries: bits 62-52 are reserved
+            reserved |= 0x7FF0_0000_0000_0000  # PAE entries: bits 62-52 are reserved
         while True:
             at = table | (linear >> shift & 0x1FF) << 3
             entry = self._entry(at, 8)
@@ -222,9 +233,7 @@ class MemoryUnit(CpuState):
             code |= PF_WRITE
         if user:
             code |= PF_USER
-        if access == ACCESS_FETCH and (
-            self.cr4 & CR4_SMEP or (self.cr4 & CR4_PAE and self.efer & EFER_NXE)
-        ):
+        if access == ACCESS_FETCH and (self.cr4 & CR4_SMEP or (self.cr4 & CR4_PAE and self.efer & EFER_NXE)):
             code |= PF_FETCH
         return PageFault(linear, code, why)
 
@@ -244,7 +253,7 @@ class MemoryUnit(CpuState):
         if entry & bits != bits:
             gpa &= self.memory.address_mask
             host = self.memory.host_page(gpa, WRITE)
-            if host is not None:          # tables in ROM keep their bits
+            if host is not None:  # tables in ROM keep their bits
                 PACK[size](self.ram, host + (gpa & 0xFFF), entry | bits)
                 if host >> 12 in self.memory.code_pages:
                     self.code_written(host + (gpa & 0xFFF), size)
@@ -302,9 +311,7 @@ class MemoryUnit(CpuState):
         if delta is not None and linear & 0xFFF <= LAST_START[size]:
             PACK[size](self.ram, linear + delta, value)
         else:
-            self._store_slow(
-                linear, size, value, self.tlb_system_read, self.tlb_system_write, False, False
-            )
+            self._store_slow(linear, size, value, self.tlb_system_read, self.tlb_system_write, False, False)
 
     def check_read(self, linear: int, size: int) -> None:
         """Raise what a load of `size` bytes within one page at the current privilege would raise."""
@@ -350,9 +357,7 @@ class MemoryUnit(CpuState):
         table or an inner stack of IA-32e mode."""
         return linear & M64 if self.mode64 or linear != 1 << 32 else 0
 
-    def _load_slow(
-        self, linear: int, size: int, tlb: dict[int, int], user: bool, stack: bool
-    ) -> int:
+    def _load_slow(self, linear: int, size: int, tlb: dict[int, int], user: bool, stack: bool) -> int:
         self._check_access(linear, size, ACCESS_READ, user, stack)
         smap = tlb is self.tlb_system_read or self._smap_blocks()
         smap = smap and bool(self.cr4 & CR4_SMAP)
@@ -379,7 +384,7 @@ class MemoryUnit(CpuState):
             return
         beyond = self._wrap(linear + first)
         gpa2 = self.translate(beyond, ACCESS_WRITE, user, smap=smap)
-        self._require_store(gpa2)                 # nothing of a split store lands if its second page cannot
+        self._require_store(gpa2)  # nothing of a split store lands if its second page cannot
         self._physical_store(gpa, first, value & (1 << 8 * first) - 1, linear, reads, writes)
         self._physical_store(gpa2, size - first, value >> 8 * first, beyond, reads, writes)
 
@@ -429,7 +434,7 @@ class MemoryUnit(CpuState):
         if region is None:
             return memory.unclaimed_is_mmio
         if region.flags & _MEMORY_FLAG[access] and region.populated is None:
-            return False                                       # plain RAM beside a window in the same page
+            return False  # plain RAM beside a window in the same page
         return memory.unclaimed_is_mmio and region.populated is None and access == ACCESS_WRITE
 
     def _outside_load(self, gpa: int, size: int) -> int:

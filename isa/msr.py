@@ -42,9 +42,9 @@ IA32_TSC_AUX = 0xC000_0103
 MTRR_VARIABLE_COUNT = 8
 MTRR_FIXED = (0x250, 0x258, 0x259, *range(0x268, 0x270))
 PAT_RESET = 0x0007_0406_0007_0406
-MISC_ENABLE_RESET = 1 << 0 | 1 << 11 | 1 << 12      # fast strings; no BTS, no PEBS
+MISC_ENABLE_RESET = 1 << 0 | 1 << 11 | 1 << 12  # fast strings; no BTS, no PEBS
 PHYSICAL_MASK = (1 << PHYSICAL_BITS) - 1
-MEMORY_TYPES = (0, 1, 4, 5, 6)                      # UC WC WT WP WB; PAT also knows 7, UC-
+MEMORY_TYPES = (0, 1, 4, 5, 6)  # UC WC WT WP WB; PAT also knows 7, UC-
 
 
 class Register(NamedTuple):
@@ -107,7 +107,7 @@ def _write_efer(cpu: Cpu, value: int) -> None:
         raise GeneralProtection(0, f"EFER: reserved bits {value & ~allowed:#x}")
     if (value ^ cpu.efer) & EFER_LME and cpu.cr0 & CR0_PG:
         raise GeneralProtection(0, "EFER.LME changed while paging is on")
-    cpu.efer = value & ~EFER_LMA | cpu.efer & EFER_LMA          # LMA is read-only
+    cpu.efer = value & ~EFER_LMA | cpu.efer & EFER_LMA  # LMA is read-only
     cpu.flush_tlb()
     cpu.update_mode()
 
@@ -176,8 +176,8 @@ def _ignore(cpu: Cpu, value: int) -> None:
 MSRS: dict[int, Register] = {
     IA32_TSC: Register(tsc, _write_tsc, "TSC"),
     IA32_TSC_ADJUST: _stored(IA32_TSC_ADJUST),
-    IA32_FEATURE_CONTROL: Register(lambda cpu: 1, _ignore),       # locked, VMX off
-    IA32_BIOS_SIGN_ID: Register(lambda cpu: 0, _ignore),          # no microcode update is loaded
+    IA32_FEATURE_CONTROL: Register(lambda cpu: 1, _ignore),  # locked, VMX off
+    IA32_BIOS_SIGN_ID: Register(lambda cpu: 0, _ignore),  # no microcode update is loaded
     PLATFORM_INFO: Register(lambda cpu: 0, None),
     IA32_SYSENTER_CS: _stored(IA32_SYSENTER_CS, writable=M32),
     IA32_SYSENTER_ESP: _stored(IA32_SYSENTER_ESP, canonical=True),

@@ -134,7 +134,7 @@ def gpr_class(register: str, bits: int) -> type[Any]:
     if bits == 64:
         read, write = cell, f"{cell} = value"
     elif bits == 32:
-        read, write = f"{cell} & {low:#x}", f"{cell} = value"        # a 32-bit write zero-extends
+        read, write = f"{cell} & {low:#x}", f"{cell} = value"  # a 32-bit write zero-extends
     else:
         read, write = f"{cell} & {low:#x}", f"{cell} = {cell} & {M64 ^ low:#x} | value"
     return _register_class(f"{register.upper()}_{bits}", register, bits, read, write)
@@ -210,7 +210,10 @@ class NamedRegister(Width):
 
 
 class MmxOperand(NamedRegister):
-    """MMn: the low 64 bits of physical x87 register n; a write sets the exponent to ones."""
+    """MMn: the low 64 bits of physical x87 register n.
+
+    A write sets the exponent to ones and, as every MMX instruction does, all tags to valid and TOP to 0.
+    """
 
     __slots__ = ()
 
@@ -220,7 +223,10 @@ class MmxOperand(NamedRegister):
 
     @value.setter
     def value(self, value: int) -> None:
-        self.cpu.fpu.regs[self.number] = 0xFFFF << 64 | value
+        fpu = self.cpu.fpu
+        fpu.regs[self.number] = 0xFFFF << 64 | value
+        fpu.tags = [0] * 8
+        fpu.top = 0
 
 
 # ---- memory ------------------------------------------------------------------------------------------------
@@ -232,13 +238,13 @@ def effective_address(base: str, index: str, scale: int, address_bits: int) -> E
     terms = []
     if base:
         terms.append(f"cpu.{base}")
-    if index == "al":                       # XLAT
+    if index == "al":  # XLAT
         terms.append("(cpu.rax & 0xff)")
     elif index:
         terms.append(f"cpu.{index} * {scale}" if scale != 1 else f"cpu.{index}")
     terms.append("displacement")
     source = f"lambda cpu, displacement: {' + '.join(terms)} & {(1 << address_bits) - 1:#x}"
-    function: EffectiveAddress = eval(source)   # built from register names of the decoder only
+    function: EffectiveAddress = eval(source)  # built from register names of the decoder only
     return function
 
 
@@ -341,3 +347,58 @@ class SegmentedMemory(MemoryOperand):
             cpu.store(offset + segment.base & 0xFFFF_FFFF, self.bytes, value)
         else:
             cpu.write_data(segment, offset, self.bytes, value)
+
+
+# ---- memory that has to be aligned (legacy SSE, 128 bits) ------------------------------------------------------
+
+
+def misaligned(linear: int, size: int) -> GeneralProtection:
+    """#GP(0) of an SSE operand that is not aligned to its size."""
+    return GeneralProtection(0, f"{size}-byte SSE operand at {linear:#x} is not aligned to {size} bytes")
+
+
+class AlignedFlatMemory(FlatMemory):
+    """FlatMemory that raises #GP(0) unless the linear address is a multiple of the operand's size."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> int:
+        cpu = self.cpu
+        linear = self.effective(cpu, self.displacement)
+        if linear & self.bytes - 1:
+            raise misaligned(linear, self.bytes)
+        return cpu.load(linear, self.bytes)
+
+    @value.setter
+    def value(self, value: int) -> None:
+        cpu = self.cpu
+        linear = self.effective(cpu, self.displacement)
+        if linear & self.bytes - 1:
+            raise misaligned(linear, self.bytes)
+        cpu.store(linear, self.bytes, value)
+
+
+class AlignedMemory(MemoryOperand):
+    """Any other segmentation: limit, type and canonical form are checked first, then the alignment."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> int:
+        cpu = self.cpu
+        linear = cpu.linear_address(self.segment, self.offset, self.bytes, False)
+        if linear & self.bytes - 1:
+            raise misaligned(linear, self.bytes)
+        return cpu.load_stack(linear, self.bytes) if self.segment is cpu.ss else cpu.load(linear, self.bytes)
+
+    @value.setter
+    def value(self, value: int) -> None:
+        cpu = self.cpu
+        linear = cpu.linear_address(self.segment, self.offset, self.bytes, True)
+        if linear & self.bytes - 1:
+            raise misaligned(linear, self.bytes)
+        if self.segment is cpu.ss:
+            cpu.store_stack(linear, self.bytes, value)
+        else:
+            cpu.store(linear, self.bytes, value)

@@ -55,15 +55,15 @@ RFLAGS_FIXED = 0x2
 
 # Interrupt shadow: what the next instruction boundary holds back
 NO_SHADOW = 0
-STI_SHADOW = 1      # maskable interrupts
-MOV_SS_SHADOW = 2   # maskable interrupts, NMI and debug traps
+STI_SHADOW = 1  # maskable interrupts
+MOV_SS_SHADOW = 2  # maskable interrupts, NMI and debug traps
 
 # Segment types (SDM Vol. 3, "Code- and Data-Segment Descriptor Types", "System Descriptor Types")
 TYPE_ACCESSED = 1
-TYPE_WRITABLE = 2       # data
-TYPE_READABLE = 2       # code
-TYPE_EXPAND_DOWN = 4    # data
-TYPE_CONFORMING = 4     # code
+TYPE_WRITABLE = 2  # data
+TYPE_READABLE = 2  # code
+TYPE_EXPAND_DOWN = 4  # data
+TYPE_CONFORMING = 4  # code
 TYPE_CODE = 8
 SYS_TSS16_AVAILABLE, SYS_LDT, SYS_TSS16_BUSY, SYS_CALL_GATE16, SYS_TASK_GATE = 1, 2, 3, 4, 5
 SYS_INTERRUPT_GATE16, SYS_TRAP_GATE16 = 6, 7
@@ -212,7 +212,7 @@ class CpuState:
         """State after RESET (SDM Vol. 3, "Processor State After Reset")."""
         for name in (*GPR_NAMES, *XMM_NAMES, *YMM_HIGH_NAMES):
             setattr(self, name, 0)
-        self.rdx = 0x0006_0F01                       # family 6, model 15, stepping 1
+        self.rdx = 0x0006_0F01  # family 6, model 15, stepping 1
         self.rip = 0xFFF0
         self.set_rflags_raw(RFLAGS_FIXED)
         for segment in self.segments:
@@ -275,7 +275,7 @@ class FpuState:
     `tags` hold 1 where a register is empty. ST(i) is `regs[(top + i) & 7]`; MMi is the low 64 bits of Ri.
     """
 
-    __slots__ = ("control", "dp", "ds", "ip", "cs", "opcode", "regs", "status", "tags", "top")
+    __slots__ = ("control", "cs", "dp", "ds", "ip", "opcode", "regs", "status", "tags", "top")
 
     def __init__(self) -> None:
         self.power_on()

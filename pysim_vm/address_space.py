@@ -5,9 +5,9 @@ Host memory is the VM's own pool; a HostPhysAddr is an offset into it. Devices a
 
 from __future__ import annotations
 
+from isa.memory import PAGE, MemoryMapError, PhysicalMemory, RamRegion
 from pysim_vm.axtypes import MappingFlags
 from pysim_vm.errors import AxError, AxErrorKind
-from isa.memory import PAGE, MemoryMapError, PhysicalMemory, RamRegion
 
 
 class AddrSpace:
@@ -65,9 +65,7 @@ class AddrSpace:
         """Map fresh zeroed memory; without `populate` each page is given at its first touch."""
         return self._add(gpa, size, flags, name, lazy=not populate)
 
-    def map_linear(
-        self, gpa: int, hpa: int, size: int, flags: int, *, name: str = "linear"
-    ) -> RamRegion:
+    def map_linear(self, gpa: int, hpa: int, size: int, flags: int, *, name: str = "linear") -> RamRegion:
         """Map host memory at pool offset `hpa`, which another area allocated; both see the same bytes."""
         return self._add(gpa, size, flags, name, host=hpa)
 

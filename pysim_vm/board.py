@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from devices.acpi_pm import AcpiPm
 from devices.base import Clock, Device, GuestMemory, IrqLine
 from devices.block import BlockBackend
-from devices.bus import BusKind, Window
+from devices.bus import BusError, BusKind, Window
 from devices.debug_console import DebugConsole
 from devices.debug_exit import DebugExit
 from devices.fw_cfg import FwCfg
@@ -28,8 +29,8 @@ from devices.uart16550 import Uart16550
 from devices.vga_text import VgaText
 from pysim_vm import layout
 
-IDE_PORT = 0x1F0           # primary ATA channel: command block
-IDE_CONTROL_PORT = 0x3F6   # its control block
+IDE_PORT = 0x1F0  # primary ATA channel: command block
+IDE_CONTROL_PORT = 0x3F6  # its control block
 IDE_IRQ = 14
 
 
@@ -68,6 +69,7 @@ class BoardHooks:
     on_poweroff: Callable[[], None]
     on_exit: Callable[[int], None]
     send_ipi: Callable[[IpiMessage], None]
+    on_sleep: Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -176,9 +178,7 @@ def build_pc(devices: AxVmDevices, options: BoardOptions, hooks: BoardHooks) -> 
         ),
     )
     pit = Pit8254(line(layout.PIT_IRQ), hooks.clock)
-    devices.add_device(
-        pit, (port(layout.PIT_PORT, 4), port(layout.SYSTEM_CONTROL_B_PORT, 1, 0x21))
-    )
+    devices.add_device(pit, (port(layout.PIT_PORT, 4), port(layout.SYSTEM_CONTROL_B_PORT, 1, 0x21)))
     rtc = RtcCmos(
         line(layout.RTC_IRQ),
         hooks.clock,
@@ -209,10 +209,12 @@ def build_pc(devices: AxVmDevices, options: BoardOptions, hooks: BoardHooks) -> 
         devices.add_port_dev(board.vga, layout.VGA_PORT, layout.VGA_PORT_COUNT)
         devices.add_mmio_dev(board.vga.memory(), layout.VGA_WINDOW_BASE, layout.VGA_WINDOW_SIZE)
     if options.acpi:
-        board.acpi = AcpiPm(line(layout.ACPI_SCI_IRQ), hooks.clock, hooks.on_poweroff)
+        board.acpi = AcpiPm(
+            line(layout.ACPI_SCI_IRQ), hooks.clock, hooks.on_poweroff, on_sleep=hooks.on_sleep
+        )
         devices.add_port_dev(board.acpi, layout.ACPI_PM_BASE, layout.ACPI_PM_PORT_COUNT)
     if options.pci:
-        board.pci = _build_pci(devices, hooks, line, options)
+        board.pci = _build_pci(devices, hooks, board, options)
     if options.disks:
         drives = [AtaDisk(disk) for disk in options.disks]
         board.ide = IdeChannel(drives[0], drives[1] if len(drives) > 1 else None, line(IDE_IRQ))
@@ -233,7 +235,7 @@ def _add_keyboard(
     line: Callable[[int], IrqLine],
 ) -> None:
     """The keyboard controller and port 0x92, which share the A20 gate."""
-    gate = [True]      # open after power-on, as on boards without a BIOS that closes it
+    gate = [True]  # open after power-on, as on boards without a BIOS that closes it
 
     def on_a20(enabled: bool) -> None:
         gate[0] = enabled
@@ -253,33 +255,41 @@ def _add_keyboard(
             Window(BusKind.PORT, layout.I8042_COMMAND_PORT, 1, 4),
         )
         devices.add_device(board.i8042, windows)
-    devices.add_port_dev(
-        Port92(on_a20, hooks.on_reset, lambda: gate[0]), layout.SYSTEM_CONTROL_A_PORT, 1
-    )
+    devices.add_port_dev(Port92(on_a20, hooks.on_reset, lambda: gate[0]), layout.SYSTEM_CONTROL_A_PORT, 1)
 
 
-def _build_pci(
-    devices: AxVmDevices, hooks: BoardHooks, line: Callable[[int], IrqLine], options: BoardOptions
-) -> PciHost:
+def _build_pci(devices: AxVmDevices, hooks: BoardHooks, board: PcBoard, options: BoardOptions) -> PciHost:
     pci = PciHost(hooks.on_reset)
     pci.add(I440fx(), 0)
-    pci.add(Piix3Isa(line), 1)
+    pci.add(Piix3Isa(board.line), 1)
     if options.disks:
         pci.add(Piix3Ide(), 1, 1)
-    if options.acpi:
-        pci.add(Piix4Pm(), 1, 3)
+    if board.acpi is not None:
+        pci.add(Piix4Pm(_follow_pm_base(devices, board.acpi)), 1, 3)
     devices.add_port_dev(pci, layout.PCI_CONFIG_ADDRESS_PORT, 8)
     return pci
 
 
-def _build_apics(
-    devices: AxVmDevices, options: BoardOptions, hooks: BoardHooks, board: PcBoard
-) -> LocalApic:
+def _follow_pm_base(devices: AxVmDevices, acpi: AcpiPm) -> Callable[[int | None], object]:
+    """A second window on the power-management ports, where firmware puts them; 0x600 always answers."""
+
+    def follow(base: int | None) -> None:
+        for entry in devices.port:
+            if entry.device is acpi and entry.base != layout.ACPI_PM_BASE:
+                devices.port.remove(acpi, entry.base)
+        if base is not None and base != layout.ACPI_PM_BASE:
+            with suppress(BusError):  # the guest chose a base where another chip sits
+                devices.port.add(acpi, base, layout.ACPI_PM_PORT_COUNT)
+
+    return follow
+
+
+def _build_apics(devices: AxVmDevices, options: BoardOptions, hooks: BoardHooks, board: PcBoard) -> LocalApic:
     """One CPU's local APIC, its MSRs, and the I/O APIC."""
     io_apic: IoApic
     wires = LocalApicWires(
         send_ipi=hooks.send_ipi,
-        on_eoi=lambda vector: io_apic.eoi(vector),
+        on_eoi=lambda vector: io_apic.eoi(vector),  # noqa: PLW0108  (made below)
         on_nmi=hooks.set_nmi,
         acknowledge_extint=board.pic.acknowledge,
     )
@@ -295,7 +305,7 @@ def _build_apics(
 
     io_apic = IoApic(deliver)
     board.local_apic, board.io_apic = apic, io_apic
-    apic.enter_virtual_wire_mode()      # as firmware leaves it: guests booted without one see the 8259
+    apic.enter_virtual_wire_mode()  # as firmware leaves it: guests booted without one see the 8259
     move = devices.movable_window(apic, BusKind.MMIO, layout.LOCAL_APIC_SIZE)
     devices.add_sys_reg_dev(ApicBaseMsr(apic, move), 0x1B, 1)
     if options.x2apic:

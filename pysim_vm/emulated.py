@@ -1,4 +1,4 @@
-"""The rows of `emu_devices`: what the registry builds, beside or instead of a board. No chip is defined here."""
+"""The rows of `emu_devices`: what the registry builds, beside or instead of a board. It defines no chip."""
 
 from __future__ import annotations
 

@@ -9,7 +9,9 @@ from isa.cpu import Cpu
 from isa.state import GPR_NAMES, SEGMENT_NAMES, XMM_NAMES, YMM_HIGH_NAMES
 
 _WHOLE = frozenset((*GPR_NAMES, *XMM_NAMES, *YMM_HIGH_NAMES, "rip", "mxcsr"))
-_CONTROL = frozenset(("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "xcr0", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7"))
+_CONTROL = frozenset(
+    ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "xcr0", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
+)
 _FLAG_BITS = {
     "cf": 0, "pf": 2, "af": 4, "zf": 6, "sf": 7, "tf": 8, "if_": 9, "df": 10, "of": 11, "nt": 14, "rf": 16,
     "vm": 17, "ac": 18, "vif": 19, "vip": 20, "id": 21,
@@ -49,12 +51,13 @@ class Registers:
     """
 
     __slots__ = ("_cpu",)
+    _cpu: Cpu
 
     def __init__(self, cpu: Cpu) -> None:
         object.__setattr__(self, "_cpu", cpu)
 
     def __getitem__(self, name: str) -> int:
-        cpu: Cpu = self._cpu
+        cpu = self._cpu
         name = name.lower()
         if name in _WHOLE or name in _CONTROL:
             value: int = getattr(cpu, name)
@@ -81,9 +84,9 @@ class Registers:
         raise KeyError(f"no register {name!r}; try rax, eax, al, xmm0, rflags, cs, cr3, gdtr_base")
 
     def __setitem__(self, name: str, value: int) -> None:
-        cpu: Cpu = self._cpu
+        cpu = self._cpu
         name = name.lower()
-        self[name]                                   # KeyError for an unknown name
+        self[name]  # KeyError for an unknown name
         if name in _WHOLE:
             bits = 128 if "mm" in name else 64
             setattr(cpu, name, value & (1 << bits) - 1)

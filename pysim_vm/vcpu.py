@@ -35,6 +35,7 @@ class VCpu:
         self._favor_phys_cpu = favor_phys_cpu
         self._phys_cpu_set = phys_cpu_set
         self._state = VCpuState.Created
+        self.hypercall_pending = False
         self.regs = Registers(cpu)
 
     # ---- identity --------------------------------------------------------------------------------------
@@ -148,6 +149,12 @@ class VCpu:
             raise AxError(AxErrorKind.InvalidInput, f"set_gpr: no register number {reg} (0-15 without 4)")
         setattr(self.cpu, name, value & M64)
 
+    def refuse_unanswered_hypercall(self) -> None:
+        """A hypercall that nobody answered returns -1: the guest never goes on with its old RAX."""
+        if self.hypercall_pending and not self.cpu.answers:
+            self.cpu.complete(M64)
+        self.hypercall_pending = False
+
     def set_return_value(self, value: int) -> None:
         """The result of a hypercall: goes to RAX when the vCPU runs again."""
         self.cpu.complete(value & M64)
@@ -157,7 +164,7 @@ class VCpu:
         self._set_axvm_entry(entry)
 
     def inject_interrupt(self, vector: int) -> None:
-        """Queue an interrupt; delivered in order as soon as IF and shadows allow. InvalidInput outside 1-255."""
+        """Queue an interrupt, delivered in order when IF and shadows allow; InvalidInput outside 1-255."""
         if not 0 < vector < 256:
             raise AxError(AxErrorKind.InvalidInput, f"inject_interrupt: vector {vector} is not in 1-255")
         self.cpu.injected.append(vector)

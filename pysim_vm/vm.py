@@ -7,7 +7,7 @@ itself is returned to the caller.
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -15,13 +15,16 @@ from typing import Any, TypeVar
 from devices.base import DeviceError, IrqLine
 from devices.block import BlockBackend
 from devices.clock import VirtualClock
-from devices.local_apic import IpiMessage, SysRegFault
+from devices.local_apic import DeliveryMode, IpiMessage, Shorthand, SysRegFault
 from devices.manager import AxVmDeviceConfig, AxVmDevices, IvcError, SysRegNotFound
 from isa.cpu import Cpu
 from isa.cpuid import CpuId, feature_set
 from isa.exits import (
     Budget,
+    CpuDown,
+    CpuUp,
     ExitReason,
+    FailEntry,
     Halt,
     Hypercall,
     IoRead,
@@ -29,6 +32,7 @@ from isa.exits import (
     MmioRead,
     MmioWrite,
     NestedPageFault,
+    Nothing,
     SendIPI,
     SysRegRead,
     SysRegWrite,
@@ -37,7 +41,8 @@ from isa.exits import (
 )
 from isa.faults import GeneralProtection
 from isa.memory import MemoryMapError, PhysicalMemory
-from isa.state import M64
+from isa.msr import is_canonical
+from isa.state import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, M64
 from pysim_vm.address_space import AddrSpace
 from pysim_vm.axtypes import MappingFlags, StopReason, VmMemMappingType, VMMemoryRegion
 from pysim_vm.board import BoardHooks, BoardOptions, PcBoard, build_pc, ram_split
@@ -53,8 +58,7 @@ T = TypeVar("T")
 
 GUEST_SPACE_BASE = 0x0
 GUEST_SPACE_SIZE = 0x7FFF_FFFF_F000
-IDLE_EVENTS = 100_000        # timer events in a row that do not wake a halted vCPU before run_vcpu gives up
-UNKNOWN_HYPERCALL = M64      # -1: what an unanswered hypercall returns in RAX
+IDLE_EVENTS = 100_000  # timer events in a row that do not wake a halted vCPU before run_vcpu gives up
 
 
 class GuestRam:
@@ -79,7 +83,7 @@ class GuestRam:
 
 
 class OutputBuffer:
-    """What the guest printed: bounded, because a guest is untrusted. Bytes over the limit are counted only."""
+    """What the guest printed: bounded, as a guest is untrusted. Bytes over the limit are only counted."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -120,11 +124,12 @@ class AxVM:
         self._config = config
         self._status = VmStatus.Ready
         self.stop_reason: StopReason | None = None
-        self.exit_code: int | None = None         # what the guest wrote to isa-debug-exit
+        self.exit_code: int | None = None  # what the guest wrote to isa-debug-exit
         self.exit_counts: Counter[str] = Counter()
         self.on_exit: Callable[[VCpu, ExitReason], None] | None = None
         self.on_idle: Callable[[int], None] | None = None
-        self._down: ExitReason | None = None
+        self._down: ExitReason | None = None  # the machine is off: every run returns it
+        self._waiting: deque[ExitReason] = deque()  # for the caller, once the instruction is over
         self._reset_requested = False
         self._current_vcpu: VCpu | None = None
         self._skipped_ns = 0
@@ -205,14 +210,14 @@ class AxVM:
         bits = {"real": 16, "protected": 32, "long": 64}.get(mode, 64)
         return cls.from_code(assemble(text, bits=bits, origin=base), mode, base, **options)
 
-    # ---- building ----------------------------------------------------------------------------------------
+    # ---- building ------------------------------------------------------------------------------------
 
     def _map_configured_memory(self) -> None:
         """Map the configured regions; a part that an earlier region covers already is left to it."""
         for region in self._config.memory_regions():
             flags = MappingFlags(region.flags)
             if flags & MappingFlags.DEVICE:
-                continue                   # axvm: device memory is listed under passthrough_devices
+                continue  # axvm: device memory is listed under passthrough_devices
             if region.map_type == VmMemMappingType.MapIdentical and not self._hal.alloc_memory_region_at(
                 region.gpa, region.size
             ):
@@ -222,10 +227,8 @@ class AxVM:
                     "choose another or map_type 0",
                 )
             for gpa, size in self._uncovered(region.gpa, region.size):
-                self.address_space.map_alloc(gpa, size, flags or MappingFlags(7), name="ram")
-                self._regions.append(
-                    VMMemoryRegion(gpa=gpa, hva=self.memory.region_at(gpa).host, size=size)  # type: ignore[union-attr]
-                )
+                area = self.address_space.map_alloc(gpa, size, flags or MappingFlags(7), name="ram")
+                self._regions.append(VMMemoryRegion(gpa=gpa, hva=area.host, size=size))
 
     def _uncovered(self, gpa: int, size: int) -> list[tuple[int, int]]:
         """The parts of [gpa, gpa + size) that no region covers."""
@@ -254,6 +257,7 @@ class AxVM:
             on_poweroff=self.power_off,
             on_exit=self._guest_exit,
             send_ipi=self._send_ipi,
+            on_sleep=self._sleep,
         )
 
     def _build_board(self, hooks: BoardHooks) -> PcBoard:
@@ -294,7 +298,7 @@ class AxVM:
         for gpa, data in plan.writes:
             self.write_to_guest(gpa, data)
 
-    # ---- identity and parts --------------------------------------------------------------------------------
+    # ---- identity and parts --------------------------------------------------------------------------
 
     def id(self) -> int:
         """The VM's id."""
@@ -347,7 +351,7 @@ class AxVM:
     def _find_vm(self, vm_id: int) -> AxVM | None:
         return self if vm_id == self.id() else None
 
-    # ---- time ----------------------------------------------------------------------------------------------
+    # ---- time ----------------------------------------------------------------------------------------
 
     def now_ns(self) -> int:
         """Virtual time: retired instructions times the setting, plus what HLT skipped."""
@@ -364,7 +368,7 @@ class AxVM:
         z = (z ^ z >> 27) * 0x94D0_49BB_1331_11EB & M64
         return z ^ z >> 31
 
-    # ---- lifecycle -----------------------------------------------------------------------------------------
+    # ---- lifecycle -----------------------------------------------------------------------------------
 
     def vm_status(self) -> VmStatus:
         """Where the VM is in its life."""
@@ -466,14 +470,14 @@ class AxVM:
         else:
             vcpu.set_entry(self._config.bsp_entry())
 
-    # ---- the exit loop ---------------------------------------------------------------------------------------
+    # ---- the exit loop -------------------------------------------------------------------------------
 
     def run_vcpu(self, vcpu_id: int = 0, budget: int | None = None) -> ExitReason:
         """Run a vCPU until an exit that the VM does not answer itself, and return it.
 
-        axvm's order: MmioRead, MmioWrite, IoRead, IoWrite, SysRegRead, SysRegWrite, NestedPageFault of a lazily
-        mapped page; then HLT with a timer armed, which skips virtual time forward. Everything else is returned:
-        Hypercall, Halt, SystemDown, TripleFault, Unimplemented, Budget after `budget` instructions (default:
+        axvm's order: MmioRead, MmioWrite, IoRead, IoWrite, SysRegRead, SysRegWrite, NestedPageFault of a
+        lazily mapped page; then HLT with a timer armed, which skips virtual time forward. Everything else is
+        returned: Hypercall, Halt, SystemDown, TripleFault, Unimplemented, Budget after `budget` instructions (
         the configured budget) ... A device error raises AxError and leaves the vCPU usable: RIP is at the
         instruction, which asks again at the next run.
         """
@@ -484,6 +488,10 @@ class AxVM:
             )
         if self._down is not None:
             return self._down
+        failure = entry_failure(vcpu.cpu)
+        if failure is not None:
+            return failure
+        vcpu.refuse_unanswered_hypercall()
         retired = vcpu.cpu.retired
         limit = self._budget if budget is None else min(self._budget, retired + budget)
         return self._bound(vcpu, lambda: self._exit_loop(vcpu, limit))
@@ -552,11 +560,13 @@ class AxVM:
                 self._do_reset()
             if self._down is not None and not cpu.answers:
                 return self._down
+            if self._waiting and not cpu.answers:
+                return self._waiting.popleft()
 
     def _next_stop(self, cpu: Cpu, limit: int) -> int:
         """The retired count of the next deadline or of the budget, whichever comes first."""
-        if (self._down is not None or self._reset_requested) and cpu.answers:
-            return cpu.retired + 1            # finish the instruction that asked for it
+        if (self._down is not None or self._reset_requested or self._waiting) and cpu.answers:
+            return cpu.retired + 1  # finish the instruction that asked for it
         deadline = self.clock.next_deadline_ns()
         if deadline is None:
             return limit
@@ -599,7 +609,7 @@ class AxVM:
     def _device_error(self, vcpu: VCpu, reason: ExitReason, error: DeviceError) -> None:
         """An MSR that nobody has is the guest's mistake, #GP(0); any other error is the user's."""
         if isinstance(reason, SysRegRead | SysRegWrite) and (
-            isinstance(error, SysRegNotFound) or isinstance(error.__cause__, SysRegFault)
+            isinstance(error, SysRegNotFound | SysRegFault) or isinstance(error.__cause__, SysRegFault)
         ):
             vcpu.cpu.fail(GeneralProtection(0, f"MSR {reason.addr:#x}: {error}"))
             return
@@ -611,7 +621,7 @@ class AxVM:
             if cpu.would_wake():
                 return True
             if not cpu.if_ and not cpu.injected:
-                return False                       # only an NMI could wake it, and no device here sends one
+                return False  # only an NMI could wake it, and no device here sends one
             deadline = self.clock.next_deadline_ns()
             if self.on_idle is not None:
                 self.on_idle(-1 if deadline is None else max(0, deadline - self.now_ns()))
@@ -622,8 +632,7 @@ class AxVM:
                 return False
             self._skipped_ns += max(0, deadline - self.now_ns())
             self.clock.fire_due()
-            if self._down is not None or self._reset_requested:
-                cpu.halted = False
+            if self._down is not None or self._reset_requested or self._waiting:
                 return True
         return False
 
@@ -637,7 +646,7 @@ class AxVM:
             return self._down
         return reason
 
-    # ---- interrupts ------------------------------------------------------------------------------------------
+    # ---- interrupts ----------------------------------------------------------------------------------
 
     def _set_intr(self, level: bool) -> None:
         cpu = self._vcpus[0].cpu
@@ -646,8 +655,29 @@ class AxVM:
             cpu.request_attention()
 
     def _send_ipi(self, message: IpiMessage) -> None:
-        """An IPI to another CPU: there is none yet, so it is lost, as on a board with an empty socket."""
-        self.exit_counts[SendIPI.__name__] += 1
+        """An interrupt for other CPUs: the caller decides what becomes of it (CpuUp, SendIPI)."""
+        if message.mode is DeliveryMode.STARTUP:
+            self._waiting.append(CpuUp(message.destination, message.vector << 12))
+        else:
+            everyone = message.shorthand in (Shorthand.ALL, Shorthand.OTHERS)
+            self._waiting.append(SendIPI(message.destination, 0, everyone, False, message.vector))
+        self._vcpus[0].cpu.request_attention()
+
+    def _sleep(self, state: int) -> None:
+        """The guest asked ACPI for a sleep state other than soft-off."""
+        self._waiting.append(CpuDown(state))
+        self._vcpus[0].cpu.request_attention()
+
+    def host_interrupt(self, vector: int) -> None:
+        """The host wants attention: a running vCPU leaves the guest with ExternalInterrupt."""
+        cpu = self._vcpus[0].cpu
+        cpu.host_interrupt = vector
+        cpu.request_attention()
+
+    def kick(self) -> None:
+        """Make run_vcpu return Nothing at the next instruction boundary, for housekeeping by the caller."""
+        self._waiting.append(Nothing())
+        self._vcpus[0].cpu.request_attention()
 
     def inject_interrupt_to_vcpu(self, targets: int, irq: int) -> None:
         """Queue vector `irq` for every vCPU whose bit is set in `targets`, through the HAL.
@@ -667,7 +697,7 @@ class AxVM:
             )
         self.board.lines[irq_id].pulse()
 
-    # ---- guest memory ------------------------------------------------------------------------------------------
+    # ---- guest memory --------------------------------------------------------------------------------
 
     def memory_regions(self) -> tuple[VMMemoryRegion, ...]:
         """The regions of RAM."""
@@ -714,7 +744,9 @@ class AxVM:
     def read_from_guest_of(self, gpa: int, kind: type[T]) -> T:
         """An object of a ctypes type. InvalidInput "Unaligned guest physical address" or where RAM ends."""
         self._check_alignment(gpa, kind)
-        return kind.from_buffer_copy(self.read_from_guest(gpa, ctypes.sizeof(kind)))  # type: ignore[arg-type, attr-defined, no-any-return]
+        ctype: Any = kind
+        made: T = ctype.from_buffer_copy(self.read_from_guest(gpa, ctypes.sizeof(ctype)))
+        return made
 
     def write_to_guest_of(self, gpa: int, value: Any) -> None:
         """Store a ctypes object; errors as `read_from_guest_of`."""
@@ -744,7 +776,7 @@ class AxVM:
         except IvcError as error:
             raise AxError(AxErrorKind[error.kind], str(error)) from None
 
-    # ---- devices ---------------------------------------------------------------------------------------------
+    # ---- devices -------------------------------------------------------------------------------------
 
     def _mmio_changed(self) -> None:
         self.memory.set_mmio((entry.base, entry.length) for entry in self._devices.mmio)
@@ -756,3 +788,29 @@ def _start_date(value: str | datetime | None) -> datetime:
     if value is None:
         return DEFAULT_START
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+
+
+# SDM Vol. 3, "VM-Entry Failures During or After Loading Guest State": basic exit reason 33
+INVALID_GUEST_STATE = 33
+
+
+def entry_failure(cpu: Cpu) -> FailEntry | None:
+    """The check of the guest state that VM entry would fail, or None (SDM Vol. 3, "Checks on the Guest State
+    Area"). Only a host can make such a state: the CPU's own instructions refuse it."""
+    long_mode = bool(cpu.efer & EFER_LMA)
+    why = ""
+    if cpu.cr0 & CR0_PG and not cpu.cr0 & CR0_PE:
+        why = "CR0.PG = 1 with CR0.PE = 0"
+    elif cpu.cr0 & CR0_NW and not cpu.cr0 & CR0_CD:
+        why = "CR0.NW = 1 with CR0.CD = 0"
+    elif long_mode and not (cpu.cr0 & CR0_PE and cpu.efer & EFER_LME):
+        why = "EFER.LMA = 1 without CR0.PE and EFER.LME"
+    elif long_mode and cpu.cr0 & CR0_PG and not cpu.cr4 & CR4_PAE:
+        why = "long mode with CR4.PAE = 0"
+    elif long_mode and cpu.vm:
+        why = "RFLAGS.VM = 1 in long mode"
+    elif long_mode and cpu.cs.l and cpu.cs.db:
+        why = "CS.L and CS.D are both 1"
+    elif cpu.mode64 and not is_canonical(cpu.rip):
+        why = f"RIP {cpu.rip:#x} is not canonical"
+    return FailEntry(INVALID_GUEST_STATE, why) if why else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isa.operands import Memory, Operand
-from isa.semantics.helpers import signed
+from isa.semantics.helpers import PARITY, set_szp, signed
 from isa.semantics.registry import insn
 
 if TYPE_CHECKING:
@@ -110,23 +110,47 @@ def btc_immediate(cpu: Cpu, dst: Operand, src: Operand) -> None:
 # ---- scans and counts ----------------------------------------------------------------------------------
 
 
+# A zero source leaves DEST of BSF and BSR undefined in Intel's words; both makers' CPUs leave it unchanged, the
+# upper half of a 32-bit register included. The undefined flags below are those of AMD's Zen.
+
+
+def scanned(cpu: Cpu, a: int, index: int) -> None:
+    """ZF of BSF and BSR; the other flags are undefined."""
+    cpu.zf = not a
+    cpu.pf = PARITY[index]
+    cpu.cf = 0
+    cpu.of = 0
+    cpu.sf = 0
+    cpu.af = 0
+
+
+def counted(cpu: Cpu, a: int, result: int) -> None:
+    """CF and ZF of TZCNT and LZCNT; OF, SF, AF and PF are undefined."""
+    cpu.cf = not a
+    cpu.zf = not result
+    cpu.sf = 0
+    cpu.af = 0
+    cpu.pf = 0
+
+
 @insn("BSF")
 def bsf(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """IF SRC = 0 THEN ZF := 1 ELSE ZF := 0; DEST := index of the lowest one"""
     a = src.value
+    index = (a & -a).bit_length() - 1 if a else 0
     if a:
-        dst.value = (a & -a).bit_length() - 1
-    # A zero source leaves DEST undefined in Intel's words; both makers' CPUs leave it unchanged.
-    cpu.zf = not a
+        dst.value = index
+    scanned(cpu, a, index)
 
 
 @insn("BSR")
 def bsr(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """IF SRC = 0 THEN ZF := 1 ELSE ZF := 0; DEST := index of the highest one"""
     a = src.value
+    index = a.bit_length() - 1 if a else 0
     if a:
-        dst.value = a.bit_length() - 1
-    cpu.zf = not a
+        dst.value = index
+    scanned(cpu, a, index)
 
 
 @insn("TZCNT")
@@ -135,8 +159,7 @@ def tzcnt(cpu: Cpu, dst: Operand, src: Operand) -> None:
     a = src.value
     result = (a & -a).bit_length() - 1 if a else src.bits
     dst.value = result
-    cpu.cf = not a
-    cpu.zf = not result
+    counted(cpu, a, result)
 
 
 @insn("LZCNT")
@@ -145,8 +168,7 @@ def lzcnt(cpu: Cpu, dst: Operand, src: Operand) -> None:
     a = src.value
     result = src.bits - a.bit_length()
     dst.value = result
-    cpu.cf = not a
-    cpu.zf = not result
+    counted(cpu, a, result)
 
 
 @insn("POPCNT")
@@ -165,6 +187,13 @@ def popcnt(cpu: Cpu, dst: Operand, src: Operand) -> None:
 # ---- bit fields (BMI1, BMI2) ---------------------------------------------------------------------------
 
 
+def set_field_flags(cpu: Cpu, result: int, width: Operand) -> None:
+    """OF := 0, SF and ZF from the result; AF and PF are undefined."""
+    cpu.of = 0
+    cpu.af = 0
+    set_szp(cpu, result, width)
+
+
 @insn("BLSI")
 def blsi(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := (-SRC) AND SRC; CF := SRC != 0"""
@@ -172,9 +201,7 @@ def blsi(cpu: Cpu, dst: Operand, src: Operand) -> None:
     result = a & -a
     dst.value = result
     cpu.cf = a != 0
-    cpu.of = 0
-    cpu.sf = result >> (dst.bits - 1)
-    cpu.zf = not result
+    set_field_flags(cpu, result, dst)
 
 
 @insn("BLSR")
@@ -184,9 +211,7 @@ def blsr(cpu: Cpu, dst: Operand, src: Operand) -> None:
     result = a - 1 & a
     dst.value = result
     cpu.cf = not a
-    cpu.of = 0
-    cpu.sf = result >> (dst.bits - 1)
-    cpu.zf = not result
+    set_field_flags(cpu, result, dst)
 
 
 @insn("BLSMSK")
@@ -196,9 +221,7 @@ def blsmsk(cpu: Cpu, dst: Operand, src: Operand) -> None:
     result = (a - 1 ^ a) & dst.mask
     dst.value = result
     cpu.cf = not a
-    cpu.of = 0
-    cpu.sf = result >> (dst.bits - 1)
-    cpu.zf = 0
+    set_field_flags(cpu, result, dst)         # the result has at least one bit: ZF is 0
 
 
 @insn("BEXTR")
@@ -208,8 +231,10 @@ def bextr(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     result = src.value >> (field & 0xFF) & (1 << (field >> 8 & 0xFF)) - 1
     dst.value = result
     cpu.cf = 0
-    cpu.of = 0
-    cpu.zf = not result
+    set_field_flags(cpu, result, dst)
+    # SF and AF are undefined
+    cpu.sf = 0
+    cpu.af = 1
 
 
 @insn("BZHI")
@@ -219,9 +244,7 @@ def bzhi(cpu: Cpu, dst: Operand, src: Operand, index: Operand) -> None:
     result = src.value & (1 << n) - 1
     dst.value = result
     cpu.cf = n >= dst.bits
-    cpu.of = 0
-    cpu.sf = result >> (dst.bits - 1)
-    cpu.zf = not result
+    set_field_flags(cpu, result, dst)
 
 
 @insn("PDEP", inline=False)

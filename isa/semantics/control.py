@@ -49,9 +49,7 @@ from isa.state import (
 if TYPE_CHECKING:
     from isa.cpu import Cpu
 
-CR0_DEFINED = (
-    CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG
-)
+CR0_DEFINED = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG
 CR0_PAGING_BITS = CR0_PG | CR0_WP | CR0_PE
 CR4_PAGING_BITS = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP
 CR4_BITS = {
@@ -212,7 +210,7 @@ def mov_to_dr(cpu: Cpu, dst: NamedRegister, src: Operand) -> None:
         if value >> 32:
             raise GeneralProtection(0, f"DR7: bits above 31 set in {value:#x}")
         cpu.dr7 = value & DR7_WRITABLE | DR7_FIXED_ONES
-        cpu.flush_tlb()                        # watched pages may not be in the TLB
+        cpu.flush_tlb()  # watched pages may not be in the TLB
         cpu.request_attention()
     else:
         setattr(cpu, name, value)

@@ -133,12 +133,7 @@ def jump_far(cpu: Cpu, selector: int, offset: int) -> None:
         cpu.enter_code(target, cpu.cpl, offset)
         cpu.update_mode()
     elif target.type in (SYS_CALL_GATE, SYS_CALL_GATE16):
-        code, entry, _ = _call_gate(cpu, target)
-        if not code.conforming and code.dpl != cpu.cpl:
-            raise GeneralProtection(
-                code.selector & SELECTOR_INDEX,
-                f"JMP through a call gate: nonconforming code, DPL {code.dpl} is not CPL {cpu.cpl}",
-            )
+        code, entry, _ = _call_gate(cpu, target, jump=True)
         check_entry(cpu, code, entry)
         set_accessed(cpu, code)
         cpu.enter_code(code, cpu.cpl, entry)
@@ -161,7 +156,7 @@ def call_far(cpu: Cpu, selector: int, offset: int, size: int) -> None:
         check_code_direct(cpu, target)
         _call_same_level(cpu, target, offset, size)
     elif target.type in (SYS_CALL_GATE, SYS_CALL_GATE16):
-        code, entry, size = _call_gate(cpu, target)
+        code, entry, size = _call_gate(cpu, target, jump=False)
         if not code.conforming and code.dpl < cpu.cpl:
             if cpu.efer & EFER_LMA:
                 _call_inner_long(cpu, code, entry)
@@ -184,9 +179,9 @@ def _target_descriptor(cpu: Cpu, selector: int) -> Descriptor:
     return target
 
 
-def _call_gate(cpu: Cpu, gate: Descriptor) -> tuple[Descriptor, int, int]:
-    """Code segment, entry point and operand size in bytes of a call gate, checked but for the code's exact
-    privilege. #GP or #NP of the gate, then of the code segment."""
+def _call_gate(cpu: Cpu, gate: Descriptor, *, jump: bool) -> tuple[Descriptor, int, int]:
+    """Code segment, entry point and operand size in bytes of a call gate, checked; a `jump` may not change
+    the level. #GP or #NP of the gate, then of the code segment."""
     error = gate.selector & SELECTOR_INDEX
     long_mode = cpu.efer & EFER_LMA
     upper = read_upper_half(cpu, gate) if long_mode else 0
@@ -204,6 +199,10 @@ def _call_gate(cpu: Cpu, gate: Descriptor) -> tuple[Descriptor, int, int]:
         raise GeneralProtection(error, f"call gate to {code.what}, which is not a code segment")
     if code.dpl > cpu.cpl:
         raise GeneralProtection(error, f"call gate to code, DPL {code.dpl} > CPL {cpu.cpl}")
+    if jump and not code.conforming and code.dpl != cpu.cpl:
+        raise GeneralProtection(
+            error, f"JMP through a call gate: nonconforming code, DPL {code.dpl} is not CPL {cpu.cpl}"
+        )
     if long_mode and (not code.l or code.db):
         raise GeneralProtection(error, "call gate to a segment that is not 64-bit code")
     if not code.present:

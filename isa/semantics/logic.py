@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isa.operands import Operand
-from isa.semantics.helpers import PARITY
+from isa.semantics.helpers import PARITY, set_szp
 from isa.semantics.registry import insn
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def andn(cpu: Cpu, dst: Operand, first: Operand, second: Operand) -> None:
     """DEST := (NOT SRC1) AND SRC2"""
     result = ~first.value & second.value
     dst.value = result
-    # AF and PF are undefined; the CPUs leave PF and AF alone.
+    # AF and PF are undefined; these are AMD's.
     cpu.cf = 0
     cpu.of = 0
-    cpu.sf = result >> (dst.bits - 1)
-    cpu.zf = not result
+    cpu.af = 0
+    set_szp(cpu, result, dst)

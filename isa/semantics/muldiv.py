@@ -1,4 +1,7 @@
-"""Integer multiplication and division."""
+"""Integer multiplication and division.
+
+Multiplication leaves SF, ZF, AF and PF undefined; AMD's CPUs do not change them.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,14 @@ def mulx(cpu: Cpu, high: Operand, low: Operand, src: Operand) -> None:
     high.value = product >> src.bits  # last: where both are one register the upper half stays
 
 
+def set_divided(cpu: Cpu) -> None:
+    """Every flag is undefined after a division; AMD's Zen leaves CF and OF and sets the others so."""
+    cpu.pf = 0
+    cpu.af = 1
+    cpu.zf = 0
+    cpu.sf = 0
+
+
 @insn("DIV")
 def div(cpu: Cpu, src: Operand) -> None:
     """accumulator := wide accumulator / SRC; remainder to AH or rDX"""
@@ -76,6 +87,7 @@ def div(cpu: Cpu, src: Operand) -> None:
     if quotient > src.mask:
         raise DivideError(f"DIV quotient {quotient:#x} does not fit {src.bits} bits")
     set_wide(cpu, src, quotient, dividend - quotient * divisor)
+    set_divided(cpu)
 
 
 @insn("IDIV")
@@ -93,3 +105,4 @@ def idiv(cpu: Cpu, src: Operand) -> None:
     if quotient != signed(quotient & src.mask, src.bits):
         raise DivideError(f"IDIV quotient {quotient:#x} does not fit {src.bits} bits")
     set_wide(cpu, src, quotient & src.mask, dividend - quotient * divisor & src.mask)
+    set_divided(cpu)

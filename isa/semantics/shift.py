@@ -11,7 +11,8 @@ from isa.semantics.registry import insn
 if TYPE_CHECKING:
     from isa.cpu import Cpu
 
-# Counts are taken modulo 32, or modulo 64 for 64-bit operands; a count of zero changes no flag.
+# Counts are taken modulo 32, or modulo 64 for 64-bit operands; a count of zero changes no flag. OF is defined
+# for a count of 1 only and AF never. Here, as on AMD's Zen, the formula for 1 serves every count and shifts set AF.
 
 
 @insn("SHL", "SAL")
@@ -24,9 +25,8 @@ def shl(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = result
     if count:
         cpu.cf = wide >> dst.bits & 1
-        # OF is defined for a count of 1 only; the CPUs compute MSB(DEST) XOR CF for every count.
         cpu.of = result >> (dst.bits - 1) ^ cpu.cf
-        cpu.af = 0
+        cpu.af = 1
         set_szp(cpu, result, dst)
 
 
@@ -39,8 +39,8 @@ def shr(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = result
     if count:
         cpu.cf = a >> (count - 1) & 1
-        cpu.of = (a << 1 & dst.mask ^ a) >> (dst.bits - 1) if count == 1 else 0
-        cpu.af = 0
+        cpu.of = a >> (dst.bits - 1) if count == 1 else 0
+        cpu.af = 1
         set_szp(cpu, result, dst)
 
 
@@ -54,7 +54,7 @@ def sar(cpu: Cpu, dst: Operand, src: Operand) -> None:
     if count:
         cpu.cf = a >> (count - 1) & 1
         cpu.of = 0
-        cpu.af = 0
+        cpu.af = 1
         set_szp(cpu, result, dst)
 
 
@@ -87,9 +87,10 @@ def ror(cpu: Cpu, dst: Operand, src: Operand) -> None:
 @insn("RCL")
 def rcl(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """CF:DEST rotated left by COUNT MOD (size + 1)"""
-    count = (src.value & (63 if dst.bits == 64 else 31)) % (dst.bits + 1)
+    count = src.value & (63 if dst.bits == 64 else 31)
+    turn = count % (dst.bits + 1)
     wide = cpu.cf << dst.bits | dst.value
-    turned = wide << count | wide >> (dst.bits + 1 - count)
+    turned = wide << turn | wide >> (dst.bits + 1 - turn)
     result = turned & dst.mask
     dst.value = result
     if count:
@@ -100,9 +101,10 @@ def rcl(cpu: Cpu, dst: Operand, src: Operand) -> None:
 @insn("RCR")
 def rcr(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """CF:DEST rotated right by COUNT MOD (size + 1)"""
-    count = (src.value & (63 if dst.bits == 64 else 31)) % (dst.bits + 1)
+    count = src.value & (63 if dst.bits == 64 else 31)
+    turn = count % (dst.bits + 1)
     wide = cpu.cf << dst.bits | dst.value
-    turned = wide >> count | wide << (dst.bits + 1 - count)
+    turned = wide >> turn | wide << (dst.bits + 1 - turn)
     result = turned & dst.mask
     dst.value = result
     if count:
@@ -110,35 +112,37 @@ def rcr(cpu: Cpu, dst: Operand, src: Operand) -> None:
         cpu.of = (result >> (dst.bits - 1) ^ result >> (dst.bits - 2)) & 1
 
 
+# A 16-bit double shift by more than 16 is undefined altogether: AMD's Zen shifts SRC in twice, and CF and OF
+# come from DEST alone, which is gone by then.
+
+
 @insn("SHLD")
 def shld(cpu: Cpu, dst: Operand, src: Operand, amount: Operand) -> None:
-    """DEST := upper half of DEST:SRC << COUNT"""
+    """DEST := upper half of DEST:SRC << COUNT; CF := last bit shifted out"""
     count = amount.value & (63 if dst.bits == 64 else 31)
-    a = dst.value
-    # A 16-bit operand with a count above 16 is undefined; the CPUs shift DEST:SRC:DEST.
-    wide = (a << dst.bits | src.value) << dst.bits | a
-    turned = wide << count >> 2 * dst.bits
-    result = turned & dst.mask
+    b = src.value
+    shifted = dst.value << count
+    result = (shifted | (b << dst.bits | b) << count >> 2 * dst.bits) & dst.mask
     dst.value = result
     if count:
-        cpu.cf = turned >> dst.bits & 1
-        cpu.of = (result ^ a) >> (dst.bits - 1)
-        cpu.af = 0
+        cpu.cf = shifted >> dst.bits & 1
+        cpu.of = shifted >> (dst.bits - 1) & 1 ^ cpu.cf
+        cpu.af = 1
         set_szp(cpu, result, dst)
 
 
 @insn("SHRD")
 def shrd(cpu: Cpu, dst: Operand, src: Operand, amount: Operand) -> None:
-    """DEST := lower half of SRC:DEST >> COUNT"""
+    """DEST := lower half of SRC:DEST >> COUNT; CF := last bit shifted out"""
     count = amount.value & (63 if dst.bits == 64 else 31)
     a = dst.value
-    wide = (a << dst.bits | src.value) << dst.bits | a
-    result = wide >> count & dst.mask
+    b = src.value
+    result = ((b << dst.bits | b) << dst.bits | a) >> count & dst.mask
     dst.value = result
     if count:
-        cpu.cf = wide >> (count - 1) & 1
-        cpu.of = (result ^ a) >> (dst.bits - 1)
-        cpu.af = 0
+        cpu.cf = a >> (count - 1) & 1
+        cpu.of = (result >> (dst.bits - 1) ^ result >> (dst.bits - 2)) & 1
+        cpu.af = 1
         set_szp(cpu, result, dst)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from isa.faults import Restart
 from isa.operands import Memory, Operand
 from isa.semantics.helpers import advanced, compare, low_part
+from isa.semantics.io import check_port
 from isa.semantics.registry import Definition, insn
 from isa.state import M32, M64
 
@@ -219,6 +220,8 @@ def repeat(cpu: Cpu, definition: Definition, while_equal: bool, *operands: Any) 
     count = cpu.rcx & mask
     function, bulk = definition.function, definition.bulk
     compares = function is cmps or function is scas
+    if count == 0 and definition.own_privilege:
+        check_port(cpu, cpu.rdx & 0xFFFF, pointer.bytes)        # INS and OUTS check even for no element
     while count:
         done = 0
         if bulk is not None and count >= BULK_MINIMUM and not cpu.tf:

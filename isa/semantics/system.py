@@ -29,7 +29,7 @@ from isa.state import AC_BIT, CR0_PE, CR4_PCE, CR4_TSD, EFER_LMA, EFER_SCE, IF_B
 if TYPE_CHECKING:
     from isa.cpu import Cpu
 
-CODE64, CODE32, DATA = 0xA09B, 0xC09B, 0xC093      # fixed attributes of SYSCALL and friends
+CODE64, CODE32, DATA = 0xA09B, 0xC09B, 0xC093  # fixed attributes of SYSCALL and friends
 DPL3 = 3 << 5
 
 

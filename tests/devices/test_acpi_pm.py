@@ -196,3 +196,27 @@ def test_no_guest_access_crashes_or_reads_more_than_its_width(accesses: list[tup
         board.pm.write(offset, width, value)
         assert 0 <= board.pm.read(offset, width) < 1 << 8 * width
         board.clock.advance_to(board.clock.now_ns() + value % (3 * SECOND))
+
+
+def test_a_byte_write_keeps_the_other_byte_of_its_register() -> None:
+    board = Board()
+    board.pm.write(2, 2, 0x0520)
+    board.pm.write(2, 1, 0x01)
+    assert board.pm.read(2, 2) == 0x0501
+    board.pm.write(3, 1, 0x02)
+    assert board.pm.read(2, 2) == 0x0201
+
+
+def test_a_byte_write_clears_status_bits_in_its_byte_only() -> None:
+    board = Board()
+    board.clock.advance_to(CARRY_NS)
+    board.pm.press_power_button()
+    board.pm.write(1, 1, 0xFF)
+    assert board.pm.read(0, 2) == 0x0001
+
+
+def test_an_enabled_timer_keeps_one_call_only() -> None:
+    board = Board()
+    board.pm.write(2, 2, 0x0001)
+    board.pm.write(2, 2, 0x0000)
+    assert board.clock.next_deadline_ns() is None

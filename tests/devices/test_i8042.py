@@ -647,3 +647,61 @@ def test_reset_schedules_waiting_keys_again_on_a_cleared_clock() -> None:
     board.clock.clear()
     board.controller.reset()
     assert board.drain_for(5) == [0x9E]
+
+
+def test_reset_and_defaults_bring_the_key_types_of_set_3_back() -> None:
+    board = Board()
+    board.command(0x60, RAW)
+    for command in (0xFF, 0xF6):
+        board.data(0xF8, command, 0xF0, 0x03)
+        board.drain()
+        board.controller.key(b"\xf0\x1c")
+        board.controller.key(b"\xf0\x12")
+        assert board.drain_for(5) == [0xF0, 0x12]
+
+
+def test_enabling_the_keyboard_drops_what_it_was_about_to_send() -> None:
+    board = Board()
+    board.data(0xF2, 0xF4)
+    assert board.drain() == [0xFA, 0xFA]
+
+
+def test_a_command_to_the_mouse_drops_what_it_was_about_to_send() -> None:
+    board = Board()
+    board.mouse(0xE9, 0xF2)
+    assert board.drain() == [0xFA, 0xFA, 0x00]
+
+
+def test_resend_does_not_drop_what_the_mouse_was_about_to_send() -> None:
+    board = Board()
+    board.mouse(0xF2, 0xFE)
+    assert board.drain() == [0xFA, 0x00, 0xFA, 0x00]
+
+
+def test_mouse_defaults_undo_its_settings() -> None:
+    board = Board()
+    board.mouse(0xE8, 0x01, 0xF3, 10, 0xE7, 0xF4, 0xF6)
+    board.drain()
+    board.mouse(0xE9)
+    assert board.drain() == [0xFA, 0x00, 0x02, 100]
+
+
+def test_a_status_byte_names_each_button() -> None:
+    for buttons, expected in ((1, 0x04), (2, 0x01), (4, 0x02)):
+        board = Board()
+        board.controller.move(0, 0, buttons)
+        board.mouse(0xE9)
+        assert board.drain()[1] == expected
+
+
+def test_a_remote_report_without_movement_is_still() -> None:
+    board = Board()
+    board.mouse(0xF0, 0xEB)
+    assert board.drain()[-3:] == [0x08, 0, 0]
+
+
+def test_the_output_port_shows_a_full_mouse_buffer() -> None:
+    board = Board()
+    board.command(0xD3, 0x00)
+    board.command(0xD0)
+    assert board.read() & 0x30 == 0x20

@@ -451,3 +451,24 @@ def test_no_guest_access_crashes_and_the_pin_follows_the_requests(steps: list[tu
             case _:
                 assert 0 <= board.pic.acknowledge() <= 0xFF
         assert board.pic.int_level is (board.changes[-1] if board.changes else False)
+
+
+def test_making_an_input_level_triggered_requests_what_its_line_says_and_no_more() -> None:
+    board = initialised()
+    board.pic.set_irq(5, True)
+    board.pic.acknowledge()
+    board.out(0, 0x20)
+    board.out(4, 0x20)
+    assert board.irr() == 0x0020
+    board.out(4, 0x00)
+    board.pic.set_irq(5, False)
+    board.out(4, 0x20)
+    assert board.irr() == 0x0000
+
+
+def test_the_second_ocw2_without_a_command_changes_nothing() -> None:
+    board = initialised()
+    board.pic.set_irq(4, True)
+    board.pic.acknowledge()
+    board.out(0, 0x40)
+    assert board.isr() == 0x0010

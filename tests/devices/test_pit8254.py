@@ -542,3 +542,13 @@ def test_no_guest_access_crashes_and_every_register_is_a_byte(accesses: list[tup
         board.out(offset, value)
         assert 0 <= board.inb(offset) <= 0xFF
         board.clock.advance_to(board.clock.now_ns() + value * 500)
+
+
+def test_a_long_square_wave_after_a_short_one_starts_in_mid_cycle() -> None:
+    board = Board()
+    board.out(3, 0x36)
+    board.out(0, 20, 0)
+    board.at(3)
+    board.out(0, 2000 & 0xFF, 2000 >> 8)
+    board.at(3000)
+    assert board.edges == [(0, True), (11, False), (1011, True), (2011, False)]

@@ -415,3 +415,9 @@ def test_no_guest_access_crashes_and_every_register_is_a_byte(accesses: list[tup
         board.set(register, value)
         board.clock.advance_to(board.clock.now_ns() + wait_ns)
         assert all(0 <= board.get(number) <= 0xFF for number in (*range(15), 0x32))
+
+
+def test_the_cmos_ports_end_after_two_bytes() -> None:
+    board = Board()
+    board.rtc.write(0, 4, 0xFFFF0040)
+    assert board.rtc.read(0, 4) == 0xFFFF00FF

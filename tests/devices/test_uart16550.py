@@ -441,3 +441,35 @@ def test_no_guest_access_crashes_and_every_register_is_a_byte(accesses: list[tup
         assert 0 <= board.inb(value % 10) <= 0xFF
         board.clock.advance_to(board.clock.now_ns() + value * 1000)
     assert len(board.uart.state.rx) <= 16
+
+
+def test_changing_the_trigger_level_keeps_the_fifo() -> None:
+    board = Board()
+    board.out(2, 0x01)
+    board.uart.receive(b"abc")
+    board.out(2, 0xC1)
+    assert bytes(board.inb(0) for _ in range(3)) == b"abc"
+
+
+def test_switching_the_fifos_off_empties_them() -> None:
+    board = Board()
+    board.out(2, 0x01)
+    board.uart.receive(b"abc")
+    board.out(2, 0x00)
+    assert board.inb(5) & 0x01 == 0
+
+
+def test_a_break_is_not_received_outside_loopback_and_nothing_is_sent_during_it() -> None:
+    board = Board()
+    board.out(3, 0x43)
+    board.out(0, ord("x"))
+    assert board.inb(5) == 0x60
+    board.out(3, 0x03)
+    board.out(0, ord("y"))
+    assert board.sent == b"y"
+
+
+def test_a_modem_line_that_does_not_move_leaves_no_delta() -> None:
+    board = Board()
+    board.uart.set_modem_lines(MSR_CTS | MSR_DSR | MSR_DCD | 0x0F)
+    assert board.inb(6) == 0xB0

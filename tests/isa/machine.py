@@ -10,7 +10,8 @@ from isa.state import CR0_PE, EFER_LMA, EFER_LME
 CODE = 0x1000            # where `make_cpu` puts the code and RIP
 STACK = 0x8000           # where it puts RSP
 RAM = 1 << 20
-ALL_FEATURES = frozenset(feature_names().values())
+# LAHF_SAHF_64 is the decoder's option, not a feature name of iced's
+ALL_FEATURES = frozenset(feature_names().values()) | {"LAHF_SAHF_64"}
 
 CODE_ATTRIBUTES = {64: 0xA09B, 32: 0xC09B, 16: 0x009B}
 DATA_ATTRIBUTES = {64: 0xC093, 32: 0xC093, 16: 0x0093}

@@ -60,6 +60,8 @@ def test_the_text_of_every_current_opcode_comes_back_as_the_same_instruction(bit
         ("mov rax, -0x80000000", "48c7c000000080"),
         ("mov rax, qword 5", "48b80500000000000000"),
         ("movabs rax, 5", "48b80500000000000000"),
+        ("add bx, 1", "6683c301"),
+        ("add ax, 1", "6683c001"),
         ("mov eax, ebx", "89d8"),
         ("mov eax, 5", "b805000000"),
         ("push 5", "6a05"),
@@ -394,7 +396,7 @@ def test_short_and_near_are_obeyed() -> None:
 
 
 def test_growing_one_jump_makes_the_next_one_grow() -> None:
-    # Both jumps span 127 bytes while short; the inner one must be near, which pushes the outer one out of reach.
+    # Were both short, the first would span 127 bytes; the second must be near and pushes it out of reach.
     text = "jmp outer\njmp inner\ntimes 125 nop\nouter: times 3 nop\ninner:"
     code = assemble(text)
     assert code[:5].hex() == "e982000000"
@@ -500,7 +502,7 @@ def test_the_bytes_do_not_depend_on_the_hash_seed() -> None:
             "mov eax, [rax",
             "line 1: `mov eax, [rax`: expected ']' after the address but the line ends; add the ']'",
         ),
-        ("mov eax, rbx", "mov does not take these operands in 64-bit mode; its forms are MOV r/m8, r8; "),
+        ("mov eax, rbx", "mov does not take these operands in 64-bit mode; its forms are MOV r/m32, r32; "),
         ("mov ah, r8b", "these operands cannot be encoded together"),
         ("a: nop\na: nop", "line 2: `a: nop`: a is already defined in line 1; choose another name"),
         (".x: nop", "the local label .x has no ordinary label above it; define one first"),
@@ -513,6 +515,10 @@ def test_the_bytes_do_not_depend_on_the_hash_seed() -> None:
         ("mov eax, rax+1", "registers are added or scaled outside brackets; write [ ] around an address"),
         ("mov al, 256", "the immediate does not fit 8 bits"),
         ("mov rax, 1 << 64", "the immediate does not fit 64 bits"),
+        ("mov eax ebx", "did not expect 'ebx' here; remove it, or put a comma or operator before it"),
+        ("mov cr0, eax", "; MOV cr, r64; "),
+        ("loop 0x1000", "the target is too far away"),
+        ("lea rax, [rel 1 << 40]", "the target is too far away"),
         ("mov eax, 5 5", "did not expect '5' here"),
         ("mov eax, (1", "expected ')' after the expression but the line ends"),
         ("db 'abc", "the string that starts with ' has no end; add the closing '"),

@@ -77,7 +77,7 @@ class FormCase:
         self.instruction.code = code
         self.mnemonic = mnemonic_names()[self.instruction.mnemonic]
         self.regs = [edge_value(rng, 64) for _ in GPR]
-        self.flags = rng.getrandbits(12) & INPUT_FLAGS | 2
+        self.flags = rng.getrandbits(12) & INPUT_FLAGS | 0x202
         self.window = bytearray(rng.randbytes(WINDOW_SIZE))
         self.base = SEGMENT16_BASE if bits == 16 else 0      # of every segment
         self.registers_used: list[tuple[int, int]] = []      # (number, bits) of explicit operands
@@ -372,11 +372,11 @@ def is_usable(code: int, bits: int) -> bool:
     """False for forms that a user process cannot try here.
 
     Near branches with a 16-bit operand size leave the test area in 32-bit code, and in 64-bit code Intel's and
-    AMD's CPUs disagree about them. KNC forms are another instruction set.
+    AMD's CPUs disagree about them. KNC and 486 (A step) forms share their bytes with other instructions.
     """
     info: Any = OpCodeInfo(code)
     name = code_names()[code]
-    if not {64: info.mode64, 32: info.mode32, 16: info.mode16}[bits] or "KNC" in name:
+    if not {64: info.mode64, 32: info.mode32, 16: info.mode16}[bits] or "KNC" in name or "486" in name:
         return False
     kinds = [_KIND[info.op_kind(n)] for n in range(info.op_count)]
     near16 = any(kind.startswith("BR16") for kind in kinds) or name.startswith("RETNW")

@@ -4,10 +4,11 @@ import bz2
 import gzip
 import lzma
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import lz4.block
+import lz4.block  # type: ignore[import-untyped]
 import pytest
 import zstandard
 from hypothesis import given
@@ -53,7 +54,7 @@ def lz4_legacy(data: bytes) -> bytes:
     return out + size_of(data)
 
 
-PACKERS = {
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "lz4": lz4_legacy,
     "gzip": gzip.compress,
     "xz": lambda data: lzma.compress(data) + size_of(data),

@@ -17,11 +17,10 @@ from iced_x86 import Decoder, Instruction, RflagsBits
 
 from isa.cpu import NEVER, Cpu
 from isa.decode import code_names, disassemble, feature_names, mnemonic_names
-from isa.exits import NestedPageFault, VmExit
 from isa.faults import AlignmentCheck, DivideError, Fault, InvalidOpcode, StackFault
 from isa.memory import PhysicalMemory
 from isa.semantics.registry import build_table
-from isa.state import CR0_PE, EFER_LMA, EFER_LME
+from isa.state import CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME
 from tests.oracles.forms import is_usable, make_case
 from tests.oracles.native import (
     BASE,
@@ -49,9 +48,12 @@ SEED = int(os.environ.get("PYSIM_NATIVE_SEED", "1"))
 COMPARE_UNDEFINED = os.environ.get("PYSIM_NATIVE_UNDEFINED") == "1"
 BATCH = 2000
 
+PML4, PDPT, PAGE_DIRECTORY, PAGE_TABLE = 0, 0x1000, 0x2000, 0x3000
+
 FAMILIES = ("arith", "bits", "convert", "decimal", "flags", "flow", "io", "logic", "move", "muldiv", "shift",
             "stack", "string")  # fmt: skip
-ALL_FEATURES = frozenset(feature_names().values())
+# LAHF_SAHF_64 is the decoder's option, not a feature name of iced's
+ALL_FEATURES = frozenset(feature_names().values()) | {"LAHF_SAHF_64"}
 
 # CF PF AF ZF SF DF OF NT AC ID: what user code can see change
 VISIBLE_FLAGS = 0x24_4CD5
@@ -76,10 +78,17 @@ class Machine:
 
     def __init__(self, bits: int) -> None:
         self.memory = PhysicalMemory()
+        self.memory.add_ram(0, 0x4000)                   # page tables
         self.memory.add_ram(BASE, 0x3000)
         self.memory.add_ram(DATA, 0x2000)
+        tables = (PML4, PDPT, PAGE_DIRECTORY, PAGE_TABLE)
+        for table, below, shift in zip(tables, tables[1:], (39, 30, 21), strict=False):
+            self._map(table, shift, below)
+        for page in (*range(BASE, BASE + 0x3000, 0x1000), *range(DATA, DATA + 0x2000, 0x1000)):
+            self._map(PAGE_TABLE, 12, page)
         cpu = self.cpu = Cpu(self.memory, ALL_FEATURES, lambda cpu, leaf, subleaf: (0, 0, 0, 0))
-        cpu.cr0 |= CR0_PE
+        cpu.cr0 |= CR0_PE | CR0_PG
+        cpu.cr3, cpu.cr4 = PML4, CR4_PAE
         cpu.efer = EFER_LME | EFER_LMA
         self.base, limit = (SEGMENT16_BASE, 0xFFFF) if bits == 16 else (0, 0xFFFF_FFFF)
         cpu.cs.load_raw(0x33, self.base, limit, {64: 0xA0FB, 32: 0xC0FB, 16: 0x00FB}[bits])
@@ -88,6 +97,11 @@ class Machine:
         cpu.tr.load_raw(0x40, 0, 0x20, 0x8B)             # no I/O permission bitmap: no port for user code
         cpu.cpl = 3
         cpu.update_mode()
+
+    def _map(self, table: int, shift: int, frame: int) -> None:
+        """Point the entry of the test pages in `table` to `frame`: present, writable, user."""
+        address = frame if shift == 12 else BASE
+        self.memory.write(table + 8 * (address >> shift & 0x1FF), (frame | 7).to_bytes(8, "little"))
 
     def run(self, case: Case) -> Outcome:
         """Execute one case; the signal is the one that Linux makes of the fault."""
@@ -104,9 +118,6 @@ class Machine:
             insn = cpu.code[start]
             cpu.rip = insn.next
             insn.function(cpu, *insn.operands)
-        except VmExit as event:
-            assert isinstance(event.reason, NestedPageFault), event.reason
-            signal = SIGSEGV
         except (StackFault, AlignmentCheck):
             signal = SIGBUS
         except DivideError:
@@ -123,9 +134,27 @@ class Machine:
 
 
 def undefined_flags(case: Case) -> int:
-    """RFLAGS bits that iced's tables call undefined after this instruction."""
-    bits = Decoder(case.bits, case.code).decode().rflags_undefined
+    """RFLAGS bits that iced's tables call undefined after this instruction, and two cases they do not have.
+
+    RCL and RCR by a multiple of size + 1: OF. 16-bit SHLD and SHRD by more than 16: everything.
+    """
+    instruction = Decoder(case.bits, case.code).decode()
+    mnemonic = mnemonic_names()[instruction.mnemonic]
+    if mnemonic in ("RCL", "RCR"):
+        return 1 << 11
+    if is_long_double_shift(case):
+        return 0x8D5
+    bits = instruction.rflags_undefined
     return sum(1 << bit for flag, bit in ICED_FLAGS if bits & flag)
+
+
+def is_long_double_shift(case: Case) -> bool:
+    """A 16-bit SHLD or SHRD by more than 16: its result is undefined, and makers differ."""
+    instruction = Decoder(case.bits, case.code).decode()
+    name = code_names()[instruction.code]
+    if not name.startswith(("SHLD_RM16", "SHRD_RM16")):
+        return False
+    return (case.regs[1] if name.endswith("CL") else instruction.immediate8) & 31 > 16
 
 
 def difference(case: Case, native: Outcome, ours: Outcome, ignored: int) -> str:
@@ -187,6 +216,8 @@ def test_every_general_form_does_what_the_host_cpu_does(bits: int, record_proper
                 if undefined and not host.signal:
                     undefined_seen[name] += 1
                     undefined_equal[name] += not (host.flags ^ ours.flags) & undefined
+                if is_long_double_shift(case) and not COMPARE_UNDEFINED:
+                    continue
                 what = difference(case, host, ours, 0 if COMPARE_UNDEFINED else undefined)
                 if what:
                     failures.append(f"{name}: {what}\n    {describe(case)}")
