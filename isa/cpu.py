@@ -212,9 +212,12 @@ class Cpu(InterruptUnit):
                     ip = self.rip
                     if self.retired >= until and not self.answers:
                         return Budget(self.retired)
+                    before = self.retired
                     reason = self._boundary()
                     if reason is not None:
                         return reason
+                    if self.retired != before:            # an event was delivered: look again
+                        continue
                     if self.attention:
                         self.stop_at = until
                         ip = self.rip

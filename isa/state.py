@@ -195,6 +195,7 @@ class CpuState:
     r13: int
     r14: int
     r15: int
+    xmm0: int
 
     def __init__(self) -> None:
         self.es, self.cs, self.ss, self.ds, self.fs, self.gs = (Segment(name) for name in SEGMENT_NAMES)

@@ -637,14 +637,25 @@ class AxVM:
         return False
 
     def run(self, budget: int | None = None) -> ExitReason:
-        """`run_vcpu(0)`, with a triple fault that the guest made on purpose (IDT limit 0) as a power-off."""
+        """Boot if need be and run vCPU 0 as axvisor's loop does, until an exit that ends the run.
+
+        IPIs for CPUs that are not there (SendIPI, CpuUp) are lost, as on a board with empty sockets. A triple
+        fault with an IDT limit of 0 is how Linux (`reboot=t`) and others switch off: it counts as SystemDown.
+        """
         if self._status is VmStatus.Ready:
             self.boot()
-        reason = self.run_vcpu(0, budget)
-        if isinstance(reason, TripleFault) and self._vcpus[0].cpu.idtr.limit == 0:
-            self._down = SystemDown()
-            return self._down
-        return reason
+        cpu = self._vcpus[0].cpu
+        end = None if budget is None else cpu.retired + budget
+        while True:
+            reason = self.run_vcpu(0, None if end is None else end - cpu.retired)
+            match reason:
+                case SendIPI() | CpuUp():
+                    continue
+                case TripleFault() if cpu.idtr.limit == 0:
+                    self._down = SystemDown()
+                    return self._down
+                case _:
+                    return reason
 
     # ---- interrupts ----------------------------------------------------------------------------------
 

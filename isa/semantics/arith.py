@@ -153,7 +153,8 @@ def cmpxchg(cpu: Cpu, dst: Operand, src: Operand) -> None:
     if a == b:
         dst.value = src.value
     else:
-        dst.value = b  # the bus sees a write either way, so a read-only page faults either way
+        if dst.in_memory:
+            dst.value = b  # the bus sees a write either way, so a read-only page faults either way
         cpu.rax = low_part(cpu.rax, b, dst.mask)
     compare(cpu, a, b, dst)
 

@@ -110,8 +110,8 @@ def btc_immediate(cpu: Cpu, dst: Operand, src: Operand) -> None:
 # ---- scans and counts ----------------------------------------------------------------------------------
 
 
-# A zero source leaves DEST of BSF and BSR undefined in Intel's words; both makers' CPUs leave it unchanged, the
-# upper half of a 32-bit register included. The undefined flags below are those of AMD's Zen.
+# A zero source leaves DEST of BSF and BSR undefined in Intel's words; both makers' CPUs leave it unchanged,
+# the upper half of a 32-bit register included. The undefined flags below are those of AMD's Zen.
 
 
 def scanned(cpu: Cpu, a: int, index: int) -> None:
@@ -221,7 +221,7 @@ def blsmsk(cpu: Cpu, dst: Operand, src: Operand) -> None:
     result = (a - 1 ^ a) & dst.mask
     dst.value = result
     cpu.cf = not a
-    set_field_flags(cpu, result, dst)         # the result has at least one bit: ZF is 0
+    set_field_flags(cpu, result, dst)  # the result has at least one bit: ZF is 0
 
 
 @insn("BEXTR")

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from isa.cpu import Cpu
 
 # Counts are taken modulo 32, or modulo 64 for 64-bit operands; a count of zero changes no flag. OF is defined
-# for a count of 1 only and AF never. Here, as on AMD's Zen, the formula for 1 serves every count and shifts set AF.
+# for a count of 1 only and AF never. Here, as on AMD's Zen, the formula for 1 serves every count, and shifts
+# set AF.
 
 
 @insn("SHL", "SAL")

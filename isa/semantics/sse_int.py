@@ -1,4 +1,4 @@
-"""SSE2 to SSE4.2 integer instructions and bitwise logic, in XMM and (where the mnemonic has them) MM registers.
+"""SSE2 to SSE4.2 integer instructions and bitwise logic, in XMM and, where they exist, MM registers.
 
 Not here: moves of whole registers (`sse_move`), forms that exist for MM only (`mmx`), strings (`sse_string`).
 The lane arithmetic itself is in `vector`. Loops over lanes read both operands first.
@@ -905,21 +905,21 @@ def pmovsxdq(cpu: Cpu, dst: Operand, src: Operand) -> None:
 
 
 @insn("PBLENDVB")
-def pblendvb(cpu: Cpu, dst: Operand, src: Operand, *mask: Operand) -> None:
+def pblendvb(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """byte i of DEST := XMM0[8i+7] ? byte i of SRC : byte i of DEST"""
     check_sse(cpu)
     dst.value = chosen(negative(cpu.xmm0, BYTES), src.value, dst.value)
 
 
 @insn("BLENDVPS")
-def blendvps(cpu: Cpu, dst: Operand, src: Operand, *mask: Operand) -> None:
+def blendvps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """doubleword i of DEST := XMM0[32i+31] ? doubleword i of SRC : doubleword i of DEST"""
     check_sse(cpu)
     dst.value = chosen(negative(cpu.xmm0, DWORDS), src.value, dst.value)
 
 
 @insn("BLENDVPD")
-def blendvpd(cpu: Cpu, dst: Operand, src: Operand, *mask: Operand) -> None:
+def blendvpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """quadword i of DEST := XMM0[64i+63] ? quadword i of SRC : quadword i of DEST"""
     check_sse(cpu)
     dst.value = chosen(negative(cpu.xmm0, QWORDS), src.value, dst.value)

@@ -241,7 +241,7 @@ def pinsrq(cpu: Cpu, dst: Operand, src: Operand, index: Operand) -> None:
 
 @insn("INSERTPS")
 def insertps(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
-    """doubleword COUNT_D of DEST := doubleword COUNT_S of SRC (memory: its only one); then ZMASK lanes := 0"""
+    """doubleword COUNT_D of DEST := doubleword COUNT_S of SRC (or memory); then ZMASK lanes := 0"""
     check_sse(cpu)
     order = control.value
     lane = src.value if src.in_memory else src.value >> (order >> 6 << 5) & M32

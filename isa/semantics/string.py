@@ -221,7 +221,7 @@ def repeat(cpu: Cpu, definition: Definition, while_equal: bool, *operands: Any) 
     function, bulk = definition.function, definition.bulk
     compares = function is cmps or function is scas
     if count == 0 and definition.own_privilege:
-        check_port(cpu, cpu.rdx & 0xFFFF, pointer.bytes)        # INS and OUTS check even for no element
+        check_port(cpu, cpu.rdx & 0xFFFF, pointer.bytes)  # INS and OUTS check even for no element
     while count:
         done = 0
         if bulk is not None and count >= BULK_MINIMUM and not cpu.tf:

@@ -75,7 +75,7 @@ def check_mmx(cpu: Cpu) -> None:
 
 
 def enter_mmx(cpu: Cpu) -> None:
-    """Every MMX instruction marks all x87 registers valid and sets TOP to 0; writes to MMn do it themselves."""
+    """All x87 registers valid, TOP 0: the end of every MMX instruction. A write to MMn does it itself."""
     cpu.fpu.tags = [0] * 8
     cpu.fpu.top = 0
 

@@ -552,3 +552,46 @@ def test_a_long_square_wave_after_a_short_one_starts_in_mid_cycle() -> None:
     board.out(0, 2000 & 0xFF, 2000 >> 8)
     board.at(3000)
     assert board.edges == [(0, True), (11, False), (1011, True), (2011, False)]
+
+
+def test_a_control_word_forgets_half_a_count_and_an_old_one() -> None:
+    board = Board()
+    board.out(3, 0xB2)
+    board.out(2, 100, 0)
+    board.out(2, 0x77)
+    board.out(3, 0xB2)
+    board.out(0x21, 1)
+    board.at(50)
+    assert board.pit.out(2) is True  # the trigger found no count
+    board.out(2, 10, 0)
+    board.out(0x21, 0)
+    board.out(0x21, 1)
+    board.at(60)
+    assert board.pit.out(2) is False
+    board.at(61)
+    assert board.pit.out(2) is True
+
+
+def test_the_first_byte_of_a_mode_4_count_stops_nothing() -> None:
+    board = Board()
+    board.out(0x21, 1)
+    board.out(3, 0xB8)
+    board.out(2, 100, 0)
+    board.out(2, 50)
+    board.at(40)
+    board.out(0x21, 0)
+    board.out(0x21, 1)
+    board.at(101)
+    assert board.pit.out(2) is False
+
+
+def test_a_status_latched_after_a_reload_shows_that_the_count_has_been_taken() -> None:
+    board = Board()
+    board.out(3, 0x34)
+    board.out(0, 100, 0)
+    board.at(50)
+    board.out(0, 200, 0)
+    board.at(100)
+    assert board.status(0) & 0x40
+    board.at(101)
+    assert not board.status(0) & 0x40

@@ -421,3 +421,12 @@ def test_the_cmos_ports_end_after_two_bytes() -> None:
     board = Board()
     board.rtc.write(0, 4, 0xFFFF0040)
     assert board.rtc.read(0, 4) == 0xFFFF00FF
+
+
+def test_changing_the_rate_moves_a_running_periodic_interrupt() -> None:
+    board = Board()
+    board.set(0x0A, 0x2F)
+    board.set(0x0B, 0x42)
+    board.set(0x0A, 0x26)
+    board.clock.advance_to(SECOND)
+    assert board.rises == [-(-SECOND // 1024)]

@@ -7,8 +7,8 @@ from isa.decode import disassemble, feature_names
 from isa.memory import PhysicalMemory
 from isa.state import CR0_PE, EFER_LMA, EFER_LME
 
-CODE = 0x1000            # where `make_cpu` puts the code and RIP
-STACK = 0x8000           # where it puts RSP
+CODE = 0x1000  # where `make_cpu` puts the code and RIP
+STACK = 0x8000  # where it puts RSP
 RAM = 1 << 20
 # LAHF_SAHF_64 is the decoder's option, not a feature name of iced's
 ALL_FEATURES = frozenset(feature_names().values()) | {"LAHF_SAHF_64"}
@@ -52,7 +52,7 @@ def execute(text: str, code: str, bits: int = 64, **registers: int) -> Cpu:
     Raises AssertionError if the bytes do not read `text` or the instruction leaves with an exit.
     """
     raw = bytes.fromhex(code)
-    cpu = make_cpu(bits, raw, **registers)
+    cpu = make_cpu(bits, raw, ALL_FEATURES, **registers)
     return run_one(cpu, text, raw)
 
 

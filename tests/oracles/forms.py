@@ -1,7 +1,7 @@
-"""Generated cases: one instruction form with operands, registers, flags and memory that make it interesting.
+"""Generated cases: one form with operands, registers, flags and memory that make it interesting.
 
-Built from iced's own table of forms, so a form that the table gains is generated too. Everything is drawn from
-one seeded generator: the same seed gives the same cases.
+Built from iced's own table of forms, so a form that the table gains is generated too. Everything is drawn
+from one seeded generator: the same seed gives the same cases.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.oracles.native import CODE, DATA, GPR, SEGMENT16_BASE, TAKEN, WINDOW,
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 M64 = (1 << 64) - 1
-INPUT_FLAGS = 0x8D5                    # CF PF AF ZF SF OF
+INPUT_FLAGS = 0x8D5  # CF PF AF ZF SF OF
 DF = 0x400
 
 _KIND = {value: name for name, value in vars(OpCodeOperandKind).items() if isinstance(value, int)}
@@ -66,22 +66,23 @@ def edge_value(rng: random.Random, bits: int) -> int:
 
 
 class FormCase:
-    """Builds one case of the form `code` for code of `bits`. `case` is None where the draw has no encoding."""
+    """Builds one case of a form for code of `bits`. `case` is None where the draw has no encoding."""
 
-    def __init__(self, rng: random.Random, code: int, bits: int) -> None:
+    def __init__(self, rng: random.Random, code: Any, bits: int) -> None:
         self.rng = rng
         self.bits = bits
         self.info = OpCodeInfo(code)
         self.name = code_names()[code]
-        self.instruction = Instruction()
+        self.instruction: Any = Instruction()
         self.instruction.code = code
         self.mnemonic = mnemonic_names()[self.instruction.mnemonic]
         self.regs = [edge_value(rng, 64) for _ in GPR]
         self.flags = rng.getrandbits(12) & INPUT_FLAGS | 0x202
         self.window = bytearray(rng.randbytes(WINDOW_SIZE))
-        self.base = SEGMENT16_BASE if bits == 16 else 0      # of every segment
-        self.registers_used: list[tuple[int, int]] = []      # (number, bits) of explicit operands
-        self.memory_at: int | None = None
+        self.base = SEGMENT16_BASE if bits == 16 else 0  # of every segment
+        self.registers_used: list[tuple[int, int]] = []  # (number, bits) of explicit operands
+        self.memory_at: int | None = None  # linear address of an operand in the window
+        self.address_registers: set[int] = set()  # what that address depends on
         self.case = self._build()
 
     # ---- the instruction ----------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ class FormCase:
         size, _, rest = kind.partition("_")
         if kind in ("AL", "AX", "EAX", "RAX", "CL", "DX"):
             self._set_register(n, kind)
-        elif kind == "XLAT" or kind == "SEG_RBX_AL":
+        elif kind == "SEG_RBX_AL":
             self._xlat(n)
         elif kind == "MEM" or (rest == "OR_MEM" and rng.random() < 0.5):
             self._memory(n, int(size[1:]) if rest else self.info.operand_size or 64)
@@ -169,7 +170,7 @@ class FormCase:
     # ---- memory -------------------------------------------------------------------------------------------
 
     def _address(self, room: int) -> int:
-        """A linear address with `room` bytes before and behind it in the window, often at the page boundary."""
+        """A linear address in the window, `room` bytes from its ends, often at the page boundary."""
         middle = WINDOW + WINDOW_SIZE // 2
         if self.rng.random() < 0.3:
             return middle - self.rng.randrange(1, 17)
@@ -180,7 +181,7 @@ class FormCase:
         self.memory_at = None
         choice = self.rng.random()
         if choice < 0.01:
-            return DATA - 4 + self.rng.randrange(4) - size      # the guard page below
+            return DATA - 4 + self.rng.randrange(4) - size  # the guard page below
         if choice < 0.02 and self.bits == 64:
             return self.rng.choice((1 << 47, 0x8000_1234_5678_9ABC, 0xFFFF_7FFF_FFFF_FFF0))
         self.memory_at = self._address(64)
@@ -192,7 +193,7 @@ class FormCase:
         if self.bits == 64:
             return 64 if self.rng.random() < 0.85 else 32
         if self.bits == 32:
-            return 32                        # a 16-bit address does not reach the window
+            return 32  # a 16-bit address does not reach the window
         return 16 if self.rng.random() < 0.8 else 32
 
     def _memory(self, n: int, size: int) -> None:
@@ -221,12 +222,15 @@ class FormCase:
                 index_number = None
             scale = rng.choice((1, 2, 4, 8)) if index_number is not None else 1
             displacement = rng.choice((0, rng.randrange(-128, 128), rng.randrange(-(1 << 31), 1 << 31)))
+            if base_number == RSP and self.mnemonic in ("PUSH", "POP", "CALL"):
+                index_number, scale, displacement = None, 1, rng.randrange(-32, 32)  # the stack is used too
             instruction.memory_displ_size = bits // 8
             instruction.memory_base = _REGISTER[register_name(base_number, bits)]
             if index_number is not None:
                 instruction.memory_index = _REGISTER[register_name(index_number, bits)]
                 instruction.memory_index_scale = scale
         instruction.memory_displacement = displacement & mask
+        self.address_registers = {number for number in (base_number, index_number) if number is not None}
         if base_number is not None:
             index_value = self.regs[index_number] * scale if index_number is not None else 0
             value = offset - index_value - displacement & mask
@@ -260,10 +264,10 @@ class FormCase:
         if rng.random() < 0.3:
             self.flags |= DF
         middle = WINDOW + WINDOW_SIZE // 2
-        near = rng.random() < 0.3            # overlapping source and destination
+        near = rng.random() < 0.3  # overlapping source and destination
         source = middle + rng.randrange(-100, 100)
         target = source + rng.randrange(-9, 10) if near else middle + rng.randrange(-100, 100)
-        if rng.random() < 0.3:               # something for CMPS and SCAS to find equal
+        if rng.random() < 0.3:  # something for CMPS and SCAS to find equal
             start = rng.choice((bytes((rng.getrandbits(8),)), self.window[:8]))
             self.window[:] = (start * WINDOW_SIZE)[:WINDOW_SIZE]
             if rng.random() < 0.7:
@@ -279,11 +283,11 @@ class FormCase:
             count = rng.choice((0, 1, 2, 5, rng.randrange(18)))
             self.regs[RCX] = self.regs[RCX] & ~mask & M64 | count
 
-    # ---- what makes single instructions worthwhile ----------------------------------------------------------
+    # ---- what makes single instructions worthwhile ------------------------------------------------------
 
     def _prepare(self) -> None:
         rng, regs = self.rng, self.regs
-        if self.mnemonic in ("DIV", "IDIV") and rng.random() < 0.8:
+        if self.mnemonic in ("DIV", "IDIV") and not self.address_registers & {RAX, RDX}:
             regs[RDX] = M64 if self.mnemonic == "IDIV" and regs[RAX] >> 63 else rng.randrange(3)
             if rng.random() < 0.5:
                 regs[RAX] >>= rng.randrange(64)
@@ -297,7 +301,7 @@ class FormCase:
             self.instruction.set_immediate_i64(0, rng.randrange(64))
             self.instruction.set_immediate_i64(1, rng.choice((0, 1, 2, 3, 9)) | rng.choice((0, 32, 0xE0)))
         elif self.mnemonic in ("POPF", "POPFD", "POPFQ"):
-            image = rng.getrandbits(64) & ~0x100                      # TF would trap in the trampoline
+            image = rng.getrandbits(64) & ~0x100  # TF would trap in the trampoline
             self._put(regs[RSP] + self.base, image & M64, 8)
         elif self.mnemonic.startswith("LOOP") or "CXZ" in self.name:
             regs[RCX] = regs[RCX] & rng.choice((M64, ~0xFFFF, ~0xFFFF_FFFF, 0)) & M64 | rng.randrange(3)
@@ -309,9 +313,7 @@ class FormCase:
         if len(self.registers_used) != 1 or self.memory_at is None:
             return
         number, bits = self.registers_used[0]
-        used = (self.instruction.memory_base, self.instruction.memory_index)
-        names = {_REGISTER[register_name(number, size)] for size in (64, 32, 16)}
-        if names & set(used):
+        if number in self.address_registers:
             self.memory_at = None
             return
         low = (WINDOW + 16 - self.memory_at) * 8
@@ -324,7 +326,8 @@ class FormCase:
         if self.rng.random() < 0.5:
             return
         if self.memory_at is None:
-            self.regs[RAX] = self.regs[self.registers_used[0][0]]
+            if not self.address_registers and self.registers_used:
+                self.regs[RAX] = self.regs[self.registers_used[0][0]]
         elif "16B" in self.name:
             self._put(self.memory_at, self.regs[RDX] << 64 | self.regs[RAX], 16)
         elif "8B" in self.name:
@@ -368,15 +371,16 @@ def make_case(rng: random.Random, code: int, bits: int) -> Case | None:
     return FormCase(rng, code, bits).case
 
 
-def is_usable(code: int, bits: int) -> bool:
+def is_usable(code: Any, bits: int) -> bool:
     """False for forms that a user process cannot try here.
 
-    Near branches with a 16-bit operand size leave the test area in 32-bit code, and in 64-bit code Intel's and
-    AMD's CPUs disagree about them. KNC and 486 (A step) forms share their bytes with other instructions.
+    Near branches with a 16-bit operand size leave the test area in 32-bit code, and in 64-bit code Intel's
+    and AMD's CPUs disagree about them. KNC, XOP and 486 (A step) forms are of CPUs of the past.
     """
     info: Any = OpCodeInfo(code)
     name = code_names()[code]
-    if not {64: info.mode64, 32: info.mode32, 16: info.mode16}[bits] or "KNC" in name or "486" in name:
+    exists = {64: info.mode64, 32: info.mode32, 16: info.mode16}[bits]
+    if not exists or "KNC" in name or "486" in name or "XOP" in name:
         return False
     kinds = [_KIND[info.op_kind(n)] for n in range(info.op_count)]
     near16 = any(kind.startswith("BR16") for kind in kinds) or name.startswith("RETNW")

@@ -21,11 +21,11 @@ from typing import Any, BinaryIO
 
 BASE = 0x1000_0000
 STATE = BASE + 0x1000
-CODE = BASE + 0x2000                   # the instruction under test starts here
-DATA = BASE + 0x4000                   # two pages; the pages before and after are not mapped
+CODE = BASE + 0x2000  # the instruction under test starts here
+DATA = BASE + 0x4000  # two pages; the pages before and after are not mapped
 WINDOW_SIZE = 512
-WINDOW = DATA + 0x1000 - WINDOW_SIZE // 2      # across the page boundary
-TAKEN = 16                             # a taken branch lands this far behind the instruction
+WINDOW = DATA + 0x1000 - WINDOW_SIZE // 2  # across the page boundary
+TAKEN = 16  # a taken branch lands this far behind the instruction
 
 GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
        "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")  # fmt: skip
@@ -35,8 +35,8 @@ IN_REGS, IN_FLAGS, HOST_RSP, OUT_REGS, OUT_FLAGS = 0, 128, 136, 144, 272
 SIGNAL, CONTEXT, WAS_TAKEN, FAR = 280, 288, 296, 304
 
 USER_CS64, USER_CS32, USER_DS = 0x33, 0x23, 0x2B
-LDT_CODE16, LDT_DATA16 = 0x07, 0x0F    # entries 0 and 1 of the LDT, RPL 3
-SEGMENT16_BASE = BASE                  # 16-bit code and data see the whole area
+LDT_CODE16, LDT_DATA16 = 0x07, 0x0F  # entries 0 and 1 of the LDT, RPL 3
+SEGMENT16_BASE = BASE  # 16-bit code and data see the whole area
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
 # Order of the general registers in a signal frame (asm/sigcontext.h)
@@ -48,9 +48,9 @@ class Case:
     """One instruction with everything that goes into it."""
 
     code: bytes
-    regs: tuple[int, ...]              # 16, in the manual's order
+    regs: tuple[int, ...]  # 16, in the manual's order
     flags: int
-    window: bytes                      # WINDOW_SIZE bytes
+    window: bytes  # WINDOW_SIZE bytes
     bits: int = 64
 
 
@@ -78,10 +78,10 @@ class Trampoline:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed_noreplace
             if libc.mmap(address, size, protection, flags, -1, 0) != address:
                 raise OSError(ctypes.get_errno(), f"cannot map {size:#x} executable bytes at {address:#x}")
-        self.entries = {bits: 0 for bits in (64, 32, 16)}
-        self.window = (ctypes.c_char * WINDOW_SIZE).from_address(WINDOW)
-        self.state = (ctypes.c_char * 512).from_address(STATE)
-        self.code = (ctypes.c_char * 64).from_address(CODE)
+        self.entries = dict.fromkeys((64, 32, 16), 0)
+        self.window: Any = (ctypes.c_char * WINDOW_SIZE).from_address(WINDOW)
+        self.state: Any = (ctypes.c_char * 512).from_address(STATE)
+        self.code: Any = (ctypes.c_char * 64).from_address(CODE)
         self._build()
         self._catch_signals(libc)
         self.has_ldt = self._make_ldt(libc)
@@ -105,36 +105,36 @@ class Trampoline:
 
         for bits in (64, 32, 16):
             self.entries[bits] = BASE + len(code)
-            code += bytes.fromhex("53 55 4154 4155 4156 4157")         # push rbx rbp r12-r15
+            code += bytes.fromhex("53 55 4154 4155 4156 4157")  # push rbx rbp r12-r15
             save(4, HOST_RSP)
             selector = {64: 0, 32: USER_DS, 16: LDT_DATA16}[bits]
-            relative(b"\xff\x35", IN_FLAGS)                            # push [flags]; popfq
+            relative(b"\xff\x35", IN_FLAGS)  # push [flags]; popfq
             code += b"\x9d"
             if selector:
-                code += b"\xb8" + struct.pack("<I", selector)          # mov eax, selector
-                code += bytes.fromhex("8ed8 8ec0")                     # mov ds, eax; mov es, eax
+                code += b"\xb8" + struct.pack("<I", selector)  # mov eax, selector
+                code += bytes.fromhex("8ed8 8ec0")  # mov ds, eax; mov es, eax
             for register in range(16):
                 if register not in (0, 4):
                     load(register, IN_REGS + 8 * register)
             if selector:
-                code += bytes.fromhex("8ed0")                          # mov ss, eax
+                code += bytes.fromhex("8ed0")  # mov ss, eax
             load(4, IN_REGS + 8 * 4)
             load(0, IN_REGS)
-            relative(b"\xff\x2d", FAR)                                 # jmp far [target]
+            relative(b"\xff\x2d", FAR)  # jmp far [target]
         self.taken_exit = BASE + len(code)
         relative(bytes.fromhex("48c705"), WAS_TAKEN, struct.pack("<I", 1))
         self.plain_exit = BASE + len(code)
         save(4, OUT_REGS + 8 * 4)
         load(4, HOST_RSP)
-        code += b"\x9c"                                                # pushfq; pop [flags]
+        code += b"\x9c"  # pushfq; pop [flags]
         relative(b"\x8f\x05", OUT_FLAGS)
         for register in range(16):
             if register != 4:
                 save(register, OUT_REGS + 8 * register)
         tail = len(code)
-        code += b"\xb8" + struct.pack("<I", USER_DS) + bytes.fromhex("8ed0")     # mov eax, ds; mov ss, eax
-        code += bytes.fromhex("31c0 8ed8 8ec0")                        # ds and es are null in a 64-bit process
-        code += bytes.fromhex("6802020000 9d")                         # flags as the ABI has them
+        code += b"\xb8" + struct.pack("<I", USER_DS) + bytes.fromhex("8ed0")  # mov eax, ds; mov ss, eax
+        code += bytes.fromhex("31c0 8ed8 8ec0")  # ds and es are null in 64-bit code
+        code += bytes.fromhex("6802020000 9d")  # flags as the ABI has them
         code += bytes.fromhex("415f 415e 415d 415c 5d 5b c3")
         self.handler = BASE + len(code)
         save(7, SIGNAL)
@@ -170,7 +170,8 @@ class Trampoline:
             start -= SEGMENT16_BASE
         size = len(case.code)
         code = case.code + self._leave(case.bits, CODE + size, self.plain_exit)
-        code = code.ljust(size + TAKEN, b"\xcc") + self._leave(case.bits, CODE + size + TAKEN, self.taken_exit)
+        code = code.ljust(size + TAKEN, b"\xcc")
+        code += self._leave(case.bits, CODE + len(code), self.taken_exit)
         self.code[: len(code)] = code
         self.state[: OUT_FLAGS + 48] = struct.pack(
             "<16QQ", *case.regs, case.flags
@@ -222,7 +223,7 @@ class NativeCpu:
             answer = pickle.load(self.process.stdout)
         except EOFError:
             status = self.process.wait()
-            raise RuntimeError(f"the native worker died with status {status} in a batch of {len(cases)}") from None
+            raise RuntimeError(f"the native worker died with status {status}") from None
         return [Outcome(*fields) for fields in answer]
 
     def modes(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import os
 import random
 from collections import Counter
 from importlib import import_module
+from typing import Any
 
 import pytest
 from iced_x86 import Decoder, Instruction, RflagsBits
@@ -66,7 +67,7 @@ def forms(bits: int) -> list[int]:
     table = build_table(import_module(f"isa.semantics.{name}") for name in FAMILIES)
     found = []
     for code, name in code_names().items():
-        instruction = Instruction()
+        instruction: Any = Instruction()
         instruction.code = code
         if (name in table or mnemonic_names()[instruction.mnemonic] in table) and is_usable(code, bits):
             found.append(code)
@@ -78,7 +79,7 @@ class Machine:
 
     def __init__(self, bits: int) -> None:
         self.memory = PhysicalMemory()
-        self.memory.add_ram(0, 0x4000)                   # page tables
+        self.memory.add_ram(0, 0x4000)  # page tables
         self.memory.add_ram(BASE, 0x3000)
         self.memory.add_ram(DATA, 0x2000)
         tables = (PML4, PDPT, PAGE_DIRECTORY, PAGE_TABLE)
@@ -94,7 +95,7 @@ class Machine:
         cpu.cs.load_raw(0x33, self.base, limit, {64: 0xA0FB, 32: 0xC0FB, 16: 0x00FB}[bits])
         for segment in (cpu.ds, cpu.es, cpu.ss):
             segment.load_raw(0x2B, self.base, limit, 0x00F3 if bits == 16 else 0xC0F3)
-        cpu.tr.load_raw(0x40, 0, 0x20, 0x8B)             # no I/O permission bitmap: no port for user code
+        cpu.tr.load_raw(0x40, 0, 0x20, 0x8B)  # no I/O permission bitmap: no port for user code
         cpu.cpl = 3
         cpu.update_mode()
 
@@ -162,8 +163,10 @@ def difference(case: Case, native: Outcome, ours: Outcome, ignored: int) -> str:
     found = []
     if native.signal != ours.signal:
         found.append(f"signal {native.signal}, ours {ours.signal}")
+    # Outside 64-bit code the upper halves mean nothing; Linux's return to a 16-bit stack changes that of RSP.
+    mask = 0xFFFF_FFFF_FFFF_FFFF if case.bits == 64 else 0xFFFF_FFFF
     for name, host, guest in zip(GPR, native.regs, ours.regs, strict=True):
-        if host != guest:
+        if (host ^ guest) & mask:
             found.append(f"{name} {host:#x}, ours {guest:#x}")
     changed = (native.flags ^ ours.flags) & VISIBLE_FLAGS & ~ignored
     if changed:
@@ -183,7 +186,7 @@ def describe(case: Case) -> str:
 
 
 @pytest.mark.parametrize("bits", [64, 32, 16])
-def test_every_general_form_does_what_the_host_cpu_does(bits: int, record_property: object) -> None:
+def test_every_general_form_does_what_the_host_cpu_does(bits: int) -> None:
     machine = Machine(bits)
     rng = random.Random(SEED * 1000 + bits)
     codes = forms(bits)
@@ -222,6 +225,8 @@ def test_every_general_form_does_what_the_host_cpu_does(bits: int, record_proper
                 if what:
                     failures.append(f"{name}: {what}\n    {describe(case)}")
     unlike = sorted(name for name, seen in undefined_seen.items() if undefined_equal[name] != seen)
-    print(f"{bits}-bit: {tried} cases of {len(codes)} forms; {len(undefined_seen)} forms with undefined flags, "
-          f"unlike the host: {', '.join(unlike) or 'none'}; not on this host: {sorted(missing_on_host)}")  # fmt: skip
+    print(
+        f"{bits}-bit: {tried} cases of {len(codes)} forms; {len(undefined_seen)} forms have undefined flags, "
+        f"unlike the host's in {', '.join(unlike) or 'none'}; not on this host: {sorted(missing_on_host)}"
+    )
     assert not failures, "\n".join(failures)

@@ -68,7 +68,7 @@ def test_mov_from_segment_to_memory_stores_two_bytes_at_any_operand_size() -> No
     cpu = make_cpu(64, rbx=0x3000)
     cpu.es.selector = 0x1234
     put(cpu, 0x3000, 0xFFFF_FFFF_FFFF_FFFF)
-    run_one(cpu, "mov word [rbx], es", bytes.fromhex("48 8c 03"))
+    run_one(cpu, "o64 mov [rbx], es", bytes.fromhex("48 8c 03"))
     assert get(cpu, 0x3000) == 0xFFFF_FFFF_FFFF_1234
 
 

@@ -1,0 +1,366 @@
+"""IEEE 754 arithmetic on bit patterns, exact: the numbers behind SSE's floating-point instructions.
+
+No registers and no exceptions here: every operation takes MXCSR and returns (result, flags), where `flags` are
+the MXCSR exception bits that the operation raises and the result is the one for masked exceptions. Sources: SDM
+Vol. 1, "SSE and SSE2 Exceptions", "Operating on NaNs", "Rounding"; IEEE 754-2008.
+
+Two ways lead to a result. The exact one works on integers and knows every rule. The quick one uses the host's
+floating point where it cannot differ: all exceptions masked, rounding to nearest, no DAZ or FTZ, no zero,
+denormal, infinity or NaN in sight, and the precision flag set already, so that nobody can tell whether the
+result was exact. Programs reach that state with their first inexact result.
+"""
+
+from __future__ import annotations
+
+from math import isqrt, sqrt
+from struct import Struct
+
+# MXCSR exception flags
+INVALID, DENORMAL, ZERO_DIVIDE, OVERFLOW, UNDERFLOW, PRECISION = 1, 2, 4, 8, 16, 32
+PRE_COMPUTATION = INVALID | DENORMAL | ZERO_DIVIDE
+# MXCSR control bits
+DAZ = 1 << 6
+MASK_SHIFT = 7                           # the mask of flag n is bit n + 7
+UNDERFLOW_MASK = UNDERFLOW << MASK_SHIFT
+ROUND_SHIFT = 13
+FTZ = 1 << 15
+NEAREST, DOWN, UP, TRUNCATE = range(4)   # MXCSR.RC
+TOWARD_ZERO = TRUNCATE << ROUND_SHIFT    # or'ed into a control word: RC := truncate
+
+# The quick way: all masked, RC nearest, no DAZ, no FTZ, PE set
+_QUICK_BITS = 0x3F << MASK_SHIFT | DAZ | FTZ | 3 << ROUND_SHIFT | PRECISION
+_QUICK = 0x3F << MASK_SHIFT | PRECISION
+
+# What `compare` answers
+LESS, EQUAL, GREATER, UNORDERED = -1, 0, 1, 2
+
+Result = tuple[int, int]
+
+
+class Binary:
+    """A binary interchange format: `bits` wide, `fraction_bits` of them stored fraction.
+
+    All operands and results are bit patterns that fit `bits`.
+    """
+
+    __slots__ = (
+        "_as_bits", "_as_bytes", "_as_float", "_from_float", "bits", "exponent", "fraction", "fraction_bits",
+        "implicit", "indefinite", "infinity", "largest", "least", "least_exponent", "magnitude",
+        "most", "offset", "precision", "quiet", "sign",
+    )  # fmt: skip
+
+    def __init__(self, bits: int, fraction_bits: int, float_code: str, bits_code: str) -> None:
+        self.bits = bits
+        self.fraction_bits = fraction_bits
+        self.precision = fraction_bits + 1
+        exponent_bits = bits - 1 - fraction_bits
+        bias = (1 << exponent_bits - 1) - 1
+        self.sign = 1 << bits - 1
+        self.magnitude = self.sign - 1
+        self.fraction = (1 << fraction_bits) - 1
+        self.implicit = 1 << fraction_bits
+        self.exponent = self.magnitude ^ self.fraction        # the exponent field; also infinity's pattern
+        self.infinity = self.exponent
+        self.quiet = 1 << fraction_bits - 1
+        self.indefinite = self.sign | self.infinity | self.quiet
+        self.largest = self.infinity - 1
+        self.offset = bias + fraction_bits                    # field e, significand m: m * 2**(e - offset)
+        self.least_exponent = 1 - self.offset                 # of the last bit of the least normal number
+        self.least = 2.0 ** (1 - bias)
+        self.most = (2.0 - 2.0**-fraction_bits) * 2.0**bias
+        self._as_bytes = Struct(bits_code).pack
+        self._as_float = Struct(float_code).unpack
+        self._from_float = Struct(float_code).pack
+        self._as_bits = Struct(bits_code).unpack
+
+    # ---- parts -------------------------------------------------------------------------------------------
+
+    def is_nan(self, a: int) -> bool:
+        """Quiet or signalling."""
+        return a & self.magnitude > self.infinity
+
+    def is_signalling(self, a: int) -> bool:
+        """A NaN whose quiet bit is clear."""
+        return a & self.magnitude > self.infinity and not a & self.quiet
+
+    def is_denormal(self, a: int) -> bool:
+        """Not zero, exponent field zero."""
+        return not a & self.exponent and a & self.fraction != 0
+
+    def flushed(self, a: int, control: int) -> int:
+        """`a`, or a zero of its sign if it is denormal and DAZ is set."""
+        return a & self.sign if control & DAZ and not a & self.exponent else a
+
+    def parts(self, a: int) -> tuple[int, int]:
+        """(significand, exponent) of a finite number: |a| = significand * 2**exponent."""
+        field = (a & self.exponent) >> self.fraction_bits
+        if field:
+            return a & self.fraction | self.implicit, field - self.offset
+        return a & self.fraction, self.least_exponent
+
+    def value(self, a: int) -> float:
+        """`a` as a Python float, which holds both formats exactly."""
+        result: float = self._as_float(self._as_bytes(a))[0]
+        return result
+
+    def _nan(self, a: int, b: int) -> Result:
+        """The result of an operation on NaNs: the first of them, quieted."""
+        flags = INVALID if self.is_signalling(a) or self.is_signalling(b) else 0
+        return (a if self.is_nan(a) else b) | self.quiet, flags
+
+    def _denormals(self, a: int, b: int) -> int:
+        return DENORMAL if self.is_denormal(a) or self.is_denormal(b) else 0
+
+    # ---- rounding ----------------------------------------------------------------------------------------
+
+    def rounded(self, negative: int, significand: int, exponent: int, control: int) -> Result:
+        """The number +-significand * 2**exponent in this format.
+
+        `negative` is 0 or 1. Where the exact value has no finite binary form, its bits below the second after
+        the last place may be gathered into a last one bit.
+        """
+        sign = self.sign if negative else 0
+        if not significand:
+            return sign, 0
+        mode = control >> ROUND_SHIFT & 3
+        drop = significand.bit_length() - self.precision
+        whole, inexact = shifted(significand, drop, negative, mode)
+        last = exponent + drop                         # exponent of the last place, unless it rounded up
+        if whole >> self.precision:
+            whole >>= 1
+            last += 1
+        if last < self.least_exponent:                 # tiny: x86 decides it after rounding
+            return self._tiny(negative, significand, exponent, control, inexact)
+        # Adding lets a carry out of the fraction step the exponent
+        result = (last - self.least_exponent << self.fraction_bits) + whole
+        if result >= self.infinity:
+            away = mode == NEAREST or (mode == UP and not negative) or (mode == DOWN and negative)
+            return sign | (self.infinity if away else self.largest), OVERFLOW | PRECISION
+        return sign | result, PRECISION if inexact else 0
+
+    def _tiny(self, negative: int, significand: int, exponent: int, control: int, inexact: bool) -> Result:
+        """A result below the least normal number."""
+        sign = self.sign if negative else 0
+        if not control & UNDERFLOW_MASK:               # unmasked: tiny is enough; the result is not delivered
+            return sign, UNDERFLOW | (PRECISION if inexact else 0)
+        if control & FTZ:
+            return sign, UNDERFLOW | PRECISION
+        mode = control >> ROUND_SHIFT & 3
+        whole, inexact = shifted(significand, self.least_exponent - exponent, negative, mode)
+        return sign | whole, UNDERFLOW | PRECISION if inexact else 0
+
+    # ---- addition, multiplication, division, square root ---------------------------------------------------
+
+    def add(self, a: int, b: int, control: int) -> Result:
+        """a + b"""
+        if control & _QUICK_BITS == _QUICK and a & self.exponent and b & self.exponent:
+            total = self._as_float(self._as_bytes(a))[0] + self._as_float(self._as_bytes(b))[0]
+            if self.least < abs(total) <= self.most:
+                return self._as_bits(self._from_float(total))[0], 0
+        return self._sum(a, b, 0, control)
+
+    def sub(self, a: int, b: int, control: int) -> Result:
+        """a - b"""
+        if control & _QUICK_BITS == _QUICK and a & self.exponent and b & self.exponent:
+            difference = self._as_float(self._as_bytes(a))[0] - self._as_float(self._as_bytes(b))[0]
+            if self.least < abs(difference) <= self.most:
+                return self._as_bits(self._from_float(difference))[0], 0
+        return self._sum(a, b, self.sign, control)
+
+    def _sum(self, a: int, b: int, flip: int, control: int) -> Result:
+        """a + b, with b's sign turned by `flip`."""
+        if self.is_nan(a) or self.is_nan(b):
+            return self._nan(a, b)
+        a, b = self.flushed(a, control), self.flushed(b, control) ^ flip
+        flags = self._denormals(a, b)
+        if a & self.exponent == self.infinity:
+            if b == a ^ self.sign:
+                return self.indefinite, INVALID
+            return a, flags
+        if b & self.exponent == self.infinity:
+            return b, flags
+        x, ex = self.parts(a)
+        y, ey = self.parts(b)
+        low = min(ex, ey)
+        total = (-x if a & self.sign else x) << ex - low
+        total += (-y if b & self.sign else y) << ey - low
+        if not total:
+            if a == b:                                 # both zeros of one sign
+                return a, flags
+            down = control >> ROUND_SHIFT & 3 == DOWN
+            return self.sign if down else 0, flags
+        result, raised = self.rounded(int(total < 0), abs(total), low, control)
+        return result, flags | raised
+
+    def mul(self, a: int, b: int, control: int) -> Result:
+        """a * b"""
+        if control & _QUICK_BITS == _QUICK and a & self.exponent and b & self.exponent:
+            product = self._as_float(self._as_bytes(a))[0] * self._as_float(self._as_bytes(b))[0]
+            if self.least < abs(product) <= self.most:
+                return self._as_bits(self._from_float(product))[0], 0
+        if self.is_nan(a) or self.is_nan(b):
+            return self._nan(a, b)
+        a, b = self.flushed(a, control), self.flushed(b, control)
+        negative = (a ^ b) >> self.bits - 1
+        infinite = a & self.exponent == self.infinity or b & self.exponent == self.infinity
+        if infinite:
+            if not a & self.magnitude or not b & self.magnitude:
+                return self.indefinite, INVALID
+            return negative << self.bits - 1 | self.infinity, self._denormals(a, b)
+        x, ex = self.parts(a)
+        y, ey = self.parts(b)
+        result, raised = self.rounded(negative, x * y, ex + ey, control)
+        return result, raised | self._denormals(a, b)
+
+    def div(self, a: int, b: int, control: int) -> Result:
+        """a / b"""
+        if control & _QUICK_BITS == _QUICK and a & self.exponent and b & self.exponent:
+            quotient = self._as_float(self._as_bytes(a))[0] / self._as_float(self._as_bytes(b))[0]
+            if self.least < abs(quotient) <= self.most:
+                return self._as_bits(self._from_float(quotient))[0], 0
+        if self.is_nan(a) or self.is_nan(b):
+            return self._nan(a, b)
+        a, b = self.flushed(a, control), self.flushed(b, control)
+        negative = (a ^ b) >> self.bits - 1
+        sign = negative << self.bits - 1
+        if a & self.exponent == self.infinity:
+            if b & self.exponent == self.infinity:
+                return self.indefinite, INVALID
+            return sign | self.infinity, self._denormals(a, b)
+        if b & self.exponent == self.infinity:
+            return sign, self._denormals(a, b)
+        if not b & self.magnitude:
+            if not a & self.magnitude:
+                return self.indefinite, INVALID
+            return sign | self.infinity, ZERO_DIVIDE
+        x, ex = self.parts(a)
+        y, ey = self.parts(b)
+        # Enough quotient bits to round, and the remainder as one more
+        more = self.precision + 2 + y.bit_length() - x.bit_length() if x else 0
+        more = max(more, 0)
+        quotient, remainder = divmod(x << more, y)
+        result, raised = self.rounded(
+            negative, quotient << 1 | (remainder != 0), ex - ey - more - 1, control
+        )
+        return result, raised | self._denormals(a, b)
+
+    def sqrt(self, a: int, control: int) -> Result:
+        """The square root of a"""
+        if control & _QUICK_BITS == _QUICK and a & self.exponent and not a & self.sign:
+            number = self._as_float(self._as_bytes(a))[0]
+            if number <= self.most:
+                return self._as_bits(self._from_float(sqrt(number)))[0], 0
+        if self.is_nan(a):
+            return self._nan(a, a)
+        a = self.flushed(a, control)
+        if not a & self.magnitude:
+            return a, 0
+        if a & self.sign:
+            return self.indefinite, INVALID
+        if a == self.infinity:
+            return a, 0
+        x, ex = self.parts(a)
+        more = 2 * self.precision + 4
+        more += ex - more & 1                          # the exponent has to be even
+        x <<= more
+        root = isqrt(x)
+        result, raised = self.rounded(0, root << 1 | (root * root != x), (ex - more) // 2 - 1, control)
+        return result, raised | self._denormals(a, a)
+
+    # ---- comparison ----------------------------------------------------------------------------------------
+
+    def compare(self, a: int, b: int, control: int, quiet: bool) -> tuple[int, int]:
+        """(LESS, EQUAL, GREATER or UNORDERED, flags); a quiet NaN is invalid unless `quiet`."""
+        if self.is_nan(a) or self.is_nan(b):
+            if quiet and not (self.is_signalling(a) or self.is_signalling(b)):
+                return UNORDERED, 0
+            return UNORDERED, INVALID
+        a, b = self.flushed(a, control), self.flushed(b, control)
+        flags = self._denormals(a, b)
+        x = self.sign - a if a & self.sign else a      # sign and magnitude to a number that orders
+        y = self.sign - b if b & self.sign else b
+        return (x > y) - (x < y), flags
+
+    def min(self, a: int, b: int, control: int) -> Result:
+        """a < b ? a : b; so b if one is a NaN or both are zeros"""
+        relation, flags = self.compare(a, b, control, False)
+        if relation == UNORDERED:
+            return b, flags
+        return self.flushed(a if relation == LESS else b, control), flags
+
+    def max(self, a: int, b: int, control: int) -> Result:
+        """a > b ? a : b; so b if one is a NaN or both are zeros"""
+        relation, flags = self.compare(a, b, control, False)
+        if relation == UNORDERED:
+            return b, flags
+        return self.flushed(a if relation == GREATER else b, control), flags
+
+    # ---- conversion ----------------------------------------------------------------------------------------
+
+    def to_int(self, a: int, width: int, control: int) -> Result:
+        """a as a `width`-bit two's complement number; 1 << width - 1 and INVALID where it does not fit."""
+        if a & self.exponent == self.infinity:
+            return 1 << width - 1, INVALID
+        a = self.flushed(a, control)
+        significand, exponent = self.parts(a)
+        if exponent > width:                           # far out of range; also bounds the shift
+            return 1 << width - 1, INVALID
+        negative = a >> self.bits - 1
+        whole, inexact = shifted(significand, -exponent, negative, control >> ROUND_SHIFT & 3)
+        if whole > (1 << width - 1) - 1 + negative:
+            return 1 << width - 1, INVALID
+        return (-whole if negative else whole) & (1 << width) - 1, PRECISION if inexact else 0
+
+    def from_int(self, number: int, control: int) -> Result:
+        """A signed integer in this format."""
+        return self.rounded(int(number < 0), abs(number), 0, control)
+
+    def from_format(self, other: Binary, a: int, control: int) -> Result:
+        """`a` of the format `other` in this format."""
+        sign = self.sign if a & other.sign else 0
+        if other.is_nan(a):
+            shift = self.fraction_bits - other.fraction_bits
+            fraction = a & other.fraction
+            fraction = fraction << shift if shift >= 0 else fraction >> -shift
+            return sign | self.infinity | self.quiet | fraction, 0 if a & other.quiet else INVALID
+        a = other.flushed(a, control)
+        if a & other.exponent == other.infinity:
+            return sign | self.infinity, 0
+        significand, exponent = other.parts(a)
+        result, raised = self.rounded(1 if sign else 0, significand, exponent, control)
+        return result, raised | (DENORMAL if other.is_denormal(a) else 0)
+
+    def integral(self, a: int, control: int) -> Result:
+        """a rounded to an integer in its own format; a zero keeps the sign of a."""
+        if self.is_nan(a):
+            return self._nan(a, a)
+        a = self.flushed(a, control)
+        significand, exponent = self.parts(a)
+        if a & self.exponent == self.infinity or exponent >= 0:
+            return a, 0
+        whole, inexact = shifted(significand, -exponent, a >> self.bits - 1, control >> ROUND_SHIFT & 3)
+        result, _ = self.rounded(a >> self.bits - 1, whole, 0, control)
+        return result, PRECISION if inexact else 0
+
+
+def shifted(significand: int, drop: int, negative: int, mode: int) -> tuple[int, bool]:
+    """(significand / 2**drop rounded to an integer, inexact). `drop` may be negative."""
+    if drop <= 0:
+        return significand << -drop, False
+    whole = significand >> drop
+    rest = significand ^ whole << drop
+    if not rest:
+        return whole, False
+    if mode == NEAREST:
+        half = 1 << drop - 1
+        if rest > half or (rest == half and whole & 1):
+            whole += 1
+    elif mode == DOWN:
+        whole += negative
+    elif mode == UP:
+        whole += 1 - negative
+    return whole, True
+
+
+BINARY32 = Binary(32, 23, "<f", "<I")
+BINARY64 = Binary(64, 52, "<d", "<Q")
