@@ -8,22 +8,24 @@ into a code page drops exactly the instructions it touches.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from isa.decode import MAX_LENGTH, Insn
 
 if TYPE_CHECKING:
     from isa.cpu import Cpu
+    from isa.translate import Block
 
 ContextKey = tuple[int, int, int, int, int]
 MAX_CONTEXTS = 256  # real-mode code with many CS bases: beyond this, start again
-MAX_PAGES = 65536  # pages of decoded code kept (256 MiB of guest code)
+MAX_INSNS = 1 << 20  # decoded instructions kept (about 1 GiB of host memory): beyond this, start again
 
 
 class CodeContext(dict[int, Insn]):
-    """RIP -> Insn; a miss decodes."""
+    """RIP -> Insn; a miss decodes. `blocks` are translated runs by head, `heat` counts arrivals at a head."""
 
-    __slots__ = ("base", "cpu", "key", "limit")
+    __slots__ = ("base", "blocks", "cpu", "heat", "key", "limit")
 
     def __init__(self, cpu: Cpu, key: ContextKey, base: int, limit: int) -> None:
         super().__init__()
@@ -31,6 +33,8 @@ class CodeContext(dict[int, Insn]):
         self.key = key
         self.base = base
         self.limit = limit
+        self.blocks: dict[int, Block] = {}
+        self.heat: dict[int, int] = {}
 
     def __missing__(self, ip: int) -> Insn:
         insn = self.cpu.fetch(self, ip)
@@ -41,46 +45,51 @@ class CodeContext(dict[int, Insn]):
 class CodePage:
     """What was decoded from one physical page: by context and RIP, and by the offset where it starts."""
 
-    __slots__ = ("insns", "starts")
+    __slots__ = ("blocks", "insns", "starts")
 
     def __init__(self) -> None:
+        self.blocks: dict[tuple[ContextKey, int], Block] = {}   # by context and head
         self.insns: dict[tuple[ContextKey, int], Insn] = {}
-        self.starts: dict[int, list[tuple[ContextKey, int]]] = {}
+        # offset -> (context, RIP) of what starts there; the value is the offset behind it
+        self.starts: dict[int, dict[tuple[ContextKey, int], int]] = {}
 
-    def add(self, offset: int, key: ContextKey, insn: Insn) -> None:
-        """Remember an instruction starting at `offset` (negative: in the page before)."""
-        self.starts.setdefault(offset, []).append((key, insn.ip))
+    def add(self, offset: int, key: ContextKey, insn: Insn) -> bool:
+        """Remember an instruction starting at `offset` (negative: in the page before). False if known."""
+        entries = self.starts.setdefault(offset, {})
+        known = len(entries)
+        entries[key, insn.ip] = offset + len(insn.raw)
+        return len(entries) > known
 
     def take(self, offset: int, size: int) -> list[tuple[ContextKey, int]]:
         """Forget and return every instruction with a byte in [offset, offset + size)."""
-        gone = []
-        for start in range(max(offset - MAX_LENGTH + 1, 1 - MAX_LENGTH), min(offset + size, 4096)):
+        first, end = offset - MAX_LENGTH + 1, offset + size
+        near: Iterable[int] = range(first, end)
+        if end - first > len(self.starts):
+            near = [start for start in self.starts if first <= start < end]
+        gone: list[tuple[ContextKey, int]] = []
+        for start in near:
             entries = self.starts.get(start)
             if entries is None:
                 continue
-            kept = []
-            for entry in entries:
-                insn = self.insns.get(entry)
-                if insn is None or start + len(insn.raw) > offset:
-                    gone.append(entry)
-                    self.insns.pop(entry, None)
-                else:
-                    kept.append(entry)
-            if kept:
-                self.starts[start] = kept
-            else:
+            hit = [entry for entry, behind in entries.items() if behind > offset]
+            for entry in hit:
+                del entries[entry]
+                self.insns.pop(entry, None)
+            if not entries:
                 del self.starts[start]
+            gone += hit
         return gone
 
 
 class CodeCache:
     """All contexts and code pages of one CPU."""
 
-    __slots__ = ("contexts", "pages")
+    __slots__ = ("contexts", "count", "pages")
 
     def __init__(self) -> None:
         self.contexts: dict[ContextKey, CodeContext] = {}
         self.pages: dict[int, CodePage] = {}
+        self.count = 0  # entries in all pages
 
     def context(self, cpu: Cpu, key: ContextKey, base: int, limit: int) -> CodeContext:
         """The context for `key`, made on first use."""
@@ -95,9 +104,23 @@ class CodeCache:
         """The linear-to-physical map may have changed: empty the first level."""
         for context in self.contexts.values():
             context.clear()
+            context.blocks.clear()
 
-    def page(self, number: int) -> CodePage:
-        """The code page of host page `number`, made on first use."""
+    def remember(self, context: CodeContext, insn: Insn, host: int, second: int | None) -> None:
+        """Keep an instruction decoded at pool offset `host`, whose tail lies at `second` in another page."""
+        if self.count >= MAX_INSNS:
+            self.pages.clear()
+            self.flush()
+            self.count = 0
+        page = self._page(host >> 12)
+        insn.page = host >> 12
+        self.count += page.add(host & 0xFFF, context.key, insn)
+        if second is None:
+            page.insns[context.key, insn.ip] = insn
+        else:  # kept in the first level only: two translations decide
+            self.count += self._page(second >> 12).add((host & 0xFFF) - 4096, context.key, insn)
+
+    def _page(self, number: int) -> CodePage:
         found = self.pages.get(number)
         if found is None:
             found = self.pages[number] = CodePage()
@@ -110,10 +133,25 @@ class CodeCache:
             length = min(size, 4096 - offset)
             page = self.pages.get(host >> 12)
             if page is not None:
-                for _, ip in page.take(offset, length):
+                gone = page.take(offset, length)
+                self.count -= len(gone)
+                for _, ip in gone:
                     for context in self.contexts.values():
                         context.pop(ip, None)
+                if gone and page.blocks:
+                    self._drop_blocks(page, gone)
                 if not page.starts:
                     del self.pages[host >> 12]
             host += length
             size -= length
+
+    def _drop_blocks(self, page: CodePage, gone: list[tuple[ContextKey, int]]) -> None:
+        """Translated runs that hold one of the `gone` instructions."""
+        stale = [place for place, block in page.blocks.items()
+                 if any(key == place[0] and ip in block.ips for key, ip in gone)]  # fmt: skip
+        for place in stale:
+            del page.blocks[place]
+            context = self.contexts.get(place[0])
+            if context is not None:
+                context.blocks.pop(place[1], None)
+                context.heat.pop(place[1], None)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from isa.blocks import LOOK, RECOUNT, BlockUnit
 from isa.code_cache import CodeCache, CodeContext
 from isa.decode import (
     MAX_LENGTH,
@@ -43,9 +44,9 @@ from isa.exits import (
     VmExit,
 )
 from isa.faults import DebugException, Fault, GeneralProtection, InvalidOpcode, Restart
-from isa.interrupts import InterruptUnit
 from isa.memory import EXECUTE, PhysicalMemory
 from isa.mmu import ACCESS_FETCH
+from isa.operands import Location
 from isa.semantics import instruction_table
 from isa.semantics.registry import Definition
 from isa.state import (
@@ -63,9 +64,6 @@ from isa.state import (
 
 DR6_SINGLE_STEP = 1 << 14
 NEVER = 1 << 62
-# Values of `attention`: bits
-LOOK = 1  # events may be due at the next boundary
-RECOUNT = 2  # a REP instruction counted its iterations in `retired`: the loop starts counting from there
 
 # Encodings that old CPUs execute as NOP: without the feature they still are (SDM Vol. 2, NOP; CET, MPX hints)
 NOP_WITHOUT_FEATURE = frozenset(
@@ -77,7 +75,7 @@ NOP_WITHOUT_FEATURE = frozenset(
 HYPERCALLS = frozenset(("VMCALL", "VMMCALL"))
 
 
-class Cpu(InterruptUnit):
+class Cpu(BlockUnit):
     """One x86-64 logical processor over a PhysicalMemory.
 
     `features`: the CPUID features it has, by iced's names. `cpuid` answers the CPUID instruction.
@@ -86,8 +84,8 @@ class Cpu(InterruptUnit):
 
     __slots__ = (
         "_options", "_pending_debug", "acknowledge", "attention", "cache", "code", "cpuid", "features",
-        "host_interrupt", "injected", "interrupt_line", "last_ip", "msr_intercepted", "nmi_pending",
-        "on_cr8", "random64", "read_cr8", "stop_at", "table", "trap_cancelled", "tsc",
+        "host_interrupt", "injected", "interrupt_line", "kicked", "last_ip", "msr_intercepted", "nmi_pending",
+        "on_cr8", "on_ferr", "random64", "read_cr8", "stop_at", "table", "trap_cancelled", "tsc",
         "undelivered",
     )  # fmt: skip
 
@@ -107,11 +105,16 @@ class Cpu(InterruptUnit):
         self.msr_intercepted: Callable[[int], bool] = lambda _: False
         self.on_cr8: Callable[[int], None] | None = None  # the local APIC's task priority
         self.read_cr8: Callable[[], int] | None = None
+        self.on_ferr: Callable[[], None] | None = None  # the FERR# pin: an x87 error with CR0.NE = 0
         self.acknowledge: Callable[[], int] | None = None  # INTA: the interrupt controller's vector
         self.interrupt_line = False  # the INTR pin
         self.nmi_pending = False
         self.injected: deque[int] = deque()  # vectors queued by the hypervisor
         self.host_interrupt: int | None = None
+        self.kicked = False
+        self.use_blocks = False  # the block engine; see `blocks.py`
+        self.pending_flags = None
+        self.at_fault = (0, None)
         self._pending_debug = 0  # DR6 bits of a debug trap held back
         self.undelivered: Fault | int | None = None  # its delivery took an exit and goes on after it
         self.trap_cancelled = False
@@ -119,6 +122,8 @@ class Cpu(InterruptUnit):
         self.stop_at = NEVER
         self.last_ip = 0
         super().__init__(memory)
+        self.gigabyte_pages = "PDPE1GB" in features
+        self.pse36 = "PSE36" in features
         memory.on_map_change = self.flush_tlb
         memory.on_write = self.cache_written
         self.flush_tlb()
@@ -184,6 +189,11 @@ class Cpu(InterruptUnit):
 
     # ---- the engine ----------------------------------------------------------------------------------------
 
+    def kick(self) -> None:
+        """Make `run` return Budget before the next instruction; may come from a signal handler or thread."""
+        self.kicked = True
+        self.request_attention()
+
     def request_attention(self) -> None:
         """Look at pending events before the next instruction."""
         self.attention |= LOOK
@@ -226,6 +236,13 @@ class Cpu(InterruptUnit):
                 if self.retired >= until:
                     return Budget(self.retired)
                 self.stop_at = until
+                if self.use_blocks and self.mode64:
+                    try:
+                        self.run_blocks(until)
+                    except BaseException:
+                        ip, insn = self.at_fault
+                        raise
+                    continue
                 count = range(self.retired, until)
                 for self.retired in count:
                     ip = self.rip
@@ -310,6 +327,9 @@ class Cpu(InterruptUnit):
             return self._take(event) if isinstance(event, Fault) else self._interrupt(event)
         if self.answers:  # in the middle of an instruction: no event may come between
             return None
+        if self.kicked:
+            self.kicked = False
+            return Budget(self.retired)
         if self._pending_debug and self.shadow != MOV_SS_SHADOW:
             bits, self._pending_debug = self._pending_debug, 0
             self.halted = False
@@ -329,6 +349,8 @@ class Cpu(InterruptUnit):
             return Halt()
         if self.shadow == NO_SHADOW and not (self.tf or self.rf or self.dr7 & 0xFF or self._pending_debug):
             self.attention = 0
+            if self.kicked or self.host_interrupt is not None:  # came from outside since it was looked at
+                self.attention = LOOK
         return None
 
     def _may_interrupt(self) -> bool:
@@ -450,16 +472,11 @@ class Cpu(InterruptUnit):
 
     def _remember(self, context: CodeContext, insn: Insn, host: int, second: int | None) -> None:
         """Put an instruction under its host page(s); writes to them are noticed from now on."""
-        number, offset = host >> 12, host & 0xFFF
-        for page in (number,) if second is None else (number, second >> 12):
+        for page in (host >> 12,) if second is None else (host >> 12, second >> 12):
             if page not in self.memory.code_pages:
                 self.memory.code_pages.add(page)
                 self.forget_writes()
-        self.cache.page(number).add(offset, context.key, insn)
-        if second is None:
-            self.cache.page(number).insns[context.key, insn.ip] = insn
-        else:  # kept in the first level only: two translations decide
-            self.cache.page(second >> 12).add(offset - 4096, context.key, insn)
+        self.cache.remember(context, insn, host, second)
 
     def code_written(self, host: int, size: int) -> None:
         """A store went to a code page; a page without code left is plain RAM again."""
@@ -472,6 +489,11 @@ class Cpu(InterruptUnit):
         """DMA or the VM wrote RAM at pool offset `host`."""
         if not self.memory.code_pages.isdisjoint(range(host >> 12, (host + size - 1 >> 12) + 1)):
             self.cache.written(host, size)
+
+    def definition_of(self, insn: Insn) -> Definition | None:
+        """The definition behind a decoded instruction."""
+        info = opcode_info(insn.code)
+        return self.table.get(code_names()[insn.code]) or self.table.get(mnemonic_names()[info.mnemonic])
 
     def _bind(self, instruction: Any, raw: bytes, ip: int) -> Insn:
         """Choose the function: iced's tables say where and at which CPL a form is legal."""
@@ -498,6 +520,8 @@ class Cpu(InterruptUnit):
             operands = bind_operands(self, instruction)
             if definition.sized:
                 operands = (operand_size(code), *operands)
+            if definition.located:
+                operands = (Location(ip, raw), *operands)
             if definition.rep and (instruction.has_rep_prefix or instruction.has_repne_prefix):
                 operands = (definition, not instruction.has_repne_prefix, *operands)
                 function = self.table["REP"].function

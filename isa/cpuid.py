@@ -101,15 +101,19 @@ OPTIONAL_FEATURES = (
     "APIC", "X2APIC", "TSC_DEADLINE", "PAT", "MTRR", "PSE36", "CMPXCHG16B", "PCID", "INVPCID", "MOVBE",
     "POPCNT", "LZCNT", "BMI1", "BMI2", "ADX", "FSGSBASE", "SMEP", "SMAP", "UMIP", "RDSEED", "RDTSCP",
     "RDPID", "PDPE1GB", "CLFLUSHOPT", "CLWB", "PREFETCHW", "MONITOR", "FSRM",
+    "SSE3", "SSSE3", "SSE4_1", "SSE4_2", "AES", "PCLMULQDQ", "SHA",
 )  # fmt: skip
 
 _SPELLINGS = {"CX16": "CMPXCHG16B", "LM": "X64", "LAHF": "LAHF_SAHF_64", "ABM": "LZCNT", "SEP": "SEP",
               "SSE4.1": "SSE4_1", "SSE4.2": "SSE4_2", "CLFLUSH": "CLFSH", "PDPE1G": "PDPE1GB",
-              "TSC-DEADLINE": "TSC_DEADLINE", "3DNOWPREFETCH": "PREFETCHW", "PSE-36": "PSE36"}  # fmt: skip
+              "TSC-DEADLINE": "TSC_DEADLINE", "3DNOWPREFETCH": "PREFETCHW", "PSE-36": "PSE36",
+              "PNI": "SSE3", "SHA_NI": "SHA"}  # fmt: skip
 
 # Features that make no sense without another one
 _NEEDS = {
-    "SSE": ("FXSR",), "SSE2": ("SSE",), "X2APIC": ("APIC",), "TSC_DEADLINE": ("APIC", "TSC"),
+    "SSE": ("FXSR",), "SSE2": ("SSE",), "SSE3": ("SSE2",), "SSSE3": ("SSE3",),
+    "SSE4_1": ("SSSE3",), "SSE4_2": ("SSE4_1",), "AES": ("SSE2",), "PCLMULQDQ": ("SSE2",), "SHA": ("SSE2",),
+    "X2APIC": ("APIC",), "TSC_DEADLINE": ("APIC", "TSC"),
     "INVPCID": ("PCID",), "RDPID": ("RDTSCP",), "X64": ("PAE", "MSR"), "SYSCALL": ("MSR",),
 }  # fmt: skip
 

@@ -116,7 +116,7 @@ def requires_alignment(code: int) -> bool:
 class Insn:
     """One decoded instruction: `function(cpu, *operands)` executes it; `next` is the address after it."""
 
-    __slots__ = ("code", "function", "ip", "next", "operands", "raw")
+    __slots__ = ("code", "function", "ip", "next", "operands", "page", "raw")
 
     def __init__(
         self, ip: int, raw: bytes, code: int, function: Callable[..., None], operands: tuple[Any, ...],
@@ -128,6 +128,7 @@ class Insn:
         self.function = function
         self.operands = operands
         self.next = next_ip
+        self.page = -1      # number of the host page it starts in
 
 
 class NeedMoreBytes(Exception):

@@ -1,8 +1,8 @@
 """IEEE 754 arithmetic on bit patterns, exact: the numbers behind SSE's floating-point instructions.
 
-No registers and no exceptions here: every operation takes MXCSR and returns (result, flags), where `flags` are
-the MXCSR exception bits that the operation raises and the result is the one for masked exceptions. Sources: SDM
-Vol. 1, "SSE and SSE2 Exceptions", "Operating on NaNs", "Rounding"; IEEE 754-2008.
+No registers and no exceptions here: every operation takes MXCSR and returns (result, flags), where `flags`
+are the MXCSR exception bits that the operation raises and the result is the one for masked exceptions.
+Sources: SDM Vol. 1, "SSE and SSE2 Exceptions", "Operating on NaNs", "Rounding"; IEEE 754-2008.
 
 Two ways lead to a result. The exact one works on integers and knows every rule. The quick one uses the host's
 floating point where it cannot differ: all exceptions masked, rounding to nearest, no DAZ or FTZ, no zero,
@@ -12,6 +12,7 @@ result was exact. Programs reach that state with their first inexact result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isqrt, sqrt
 from struct import Struct
 
@@ -20,12 +21,13 @@ INVALID, DENORMAL, ZERO_DIVIDE, OVERFLOW, UNDERFLOW, PRECISION = 1, 2, 4, 8, 16,
 PRE_COMPUTATION = INVALID | DENORMAL | ZERO_DIVIDE
 # MXCSR control bits
 DAZ = 1 << 6
-MASK_SHIFT = 7                           # the mask of flag n is bit n + 7
+MASK_SHIFT = 7  # the mask of flag n is bit n + 7
+OVERFLOW_MASK = OVERFLOW << MASK_SHIFT
 UNDERFLOW_MASK = UNDERFLOW << MASK_SHIFT
 ROUND_SHIFT = 13
 FTZ = 1 << 15
-NEAREST, DOWN, UP, TRUNCATE = range(4)   # MXCSR.RC
-TOWARD_ZERO = TRUNCATE << ROUND_SHIFT    # or'ed into a control word: RC := truncate
+NEAREST, DOWN, UP, TRUNCATE = range(4)  # MXCSR.RC
+TOWARD_ZERO = TRUNCATE << ROUND_SHIFT  # or'ed into a control word: RC := truncate
 
 # The quick way: all masked, RC nearest, no DAZ, no FTZ, PE set
 _QUICK_BITS = 0x3F << MASK_SHIFT | DAZ | FTZ | 3 << ROUND_SHIFT | PRECISION
@@ -33,6 +35,8 @@ _QUICK = 0x3F << MASK_SHIFT | PRECISION
 
 # What `compare` answers
 LESS, EQUAL, GREATER, UNORDERED = -1, 0, 1, 2
+
+M128 = (1 << 128) - 1
 
 Result = tuple[int, int]
 
@@ -44,9 +48,32 @@ class Binary:
     """
 
     __slots__ = (
-        "_as_bits", "_as_bytes", "_as_float", "_from_float", "bits", "exponent", "fraction", "fraction_bits",
-        "implicit", "indefinite", "infinity", "largest", "least", "least_exponent", "magnitude",
-        "most", "offset", "precision", "quiet", "sign",
+        "_as_bits",
+        "_as_bytes",
+        "_as_float",
+        "_exact_integers",
+        "_from_float",
+        "_lane_exponents",
+        "_lane_signs",
+        "_lane_units",
+        "_lanes_as_floats",
+        "_lanes_from_floats",
+        "bits",
+        "exponent",
+        "fraction",
+        "fraction_bits",
+        "implicit",
+        "indefinite",
+        "infinity",
+        "largest",
+        "least",
+        "least_exponent",
+        "magnitude",
+        "most",
+        "offset",
+        "precision",
+        "quiet",
+        "sign",
     )  # fmt: skip
 
     def __init__(self, bits: int, fraction_bits: int, float_code: str, bits_code: str) -> None:
@@ -59,15 +86,23 @@ class Binary:
         self.magnitude = self.sign - 1
         self.fraction = (1 << fraction_bits) - 1
         self.implicit = 1 << fraction_bits
-        self.exponent = self.magnitude ^ self.fraction        # the exponent field; also infinity's pattern
+        self.exponent = self.magnitude ^ self.fraction  # the exponent field; also infinity's pattern
         self.infinity = self.exponent
         self.quiet = 1 << fraction_bits - 1
         self.indefinite = self.sign | self.infinity | self.quiet
         self.largest = self.infinity - 1
-        self.offset = bias + fraction_bits                    # field e, significand m: m * 2**(e - offset)
-        self.least_exponent = 1 - self.offset                 # of the last bit of the least normal number
+        self.offset = bias + fraction_bits  # field e, significand m: m * 2**(e - offset)
+        self.least_exponent = 1 - self.offset  # of the last bit of the least normal number
         self.least = 2.0 ** (1 - bias)
         self.most = (2.0 - 2.0**-fraction_bits) * 2.0**bias
+        self._exact_integers = 1 << self.precision  # all of smaller magnitude are numbers
+        lanes = 128 // bits
+        one = ((1 << 128) - 1) // ((1 << bits) - 1)
+        self._lane_signs = one * self.sign
+        self._lane_exponents = one * self.exponent
+        self._lane_units = one * self.implicit
+        self._lanes_as_floats = Struct(f"<{lanes}{float_code[1]}").unpack
+        self._lanes_from_floats = Struct(f"<{lanes}{float_code[1]}").pack
         self._as_bytes = Struct(bits_code).pack
         self._as_float = Struct(float_code).unpack
         self._from_float = Struct(float_code).pack
@@ -125,15 +160,17 @@ class Binary:
         mode = control >> ROUND_SHIFT & 3
         drop = significand.bit_length() - self.precision
         whole, inexact = shifted(significand, drop, negative, mode)
-        last = exponent + drop                         # exponent of the last place, unless it rounded up
+        last = exponent + drop  # exponent of the last place, unless it rounded up
         if whole >> self.precision:
             whole >>= 1
             last += 1
-        if last < self.least_exponent:                 # tiny: x86 decides it after rounding
+        if last < self.least_exponent:  # tiny: x86 decides it after rounding
             return self._tiny(negative, significand, exponent, control, inexact)
         # Adding lets a carry out of the fraction step the exponent
         result = (last - self.least_exponent << self.fraction_bits) + whole
         if result >= self.infinity:
+            if not control & OVERFLOW_MASK:  # unmasked: the result is not delivered
+                return sign, OVERFLOW | (PRECISION if inexact else 0)
             away = mode == NEAREST or (mode == UP and not negative) or (mode == DOWN and negative)
             return sign | (self.infinity if away else self.largest), OVERFLOW | PRECISION
         return sign | result, PRECISION if inexact else 0
@@ -141,7 +178,7 @@ class Binary:
     def _tiny(self, negative: int, significand: int, exponent: int, control: int, inexact: bool) -> Result:
         """A result below the least normal number."""
         sign = self.sign if negative else 0
-        if not control & UNDERFLOW_MASK:               # unmasked: tiny is enough; the result is not delivered
+        if not control & UNDERFLOW_MASK:  # unmasked: tiny is enough; the result is not delivered
             return sign, UNDERFLOW | (PRECISION if inexact else 0)
         if control & FTZ:
             return sign, UNDERFLOW | PRECISION
@@ -185,7 +222,7 @@ class Binary:
         total = (-x if a & self.sign else x) << ex - low
         total += (-y if b & self.sign else y) << ey - low
         if not total:
-            if a == b:                                 # both zeros of one sign
+            if a == b:  # both zeros of one sign
                 return a, flags
             down = control >> ROUND_SHIFT & 3 == DOWN
             return self.sign if down else 0, flags
@@ -239,10 +276,29 @@ class Binary:
         more = self.precision + 2 + y.bit_length() - x.bit_length() if x else 0
         more = max(more, 0)
         quotient, remainder = divmod(x << more, y)
-        result, raised = self.rounded(
-            negative, quotient << 1 | (remainder != 0), ex - ey - more - 1, control
-        )
+        result, raised = self.rounded(negative, quotient << 1 | (remainder != 0), ex - ey - more - 1, control)
         return result, raised | self._denormals(a, b)
+
+    def quick_lanes(
+        self, operation: Callable[[float, float], float], a: int, b: int, control: int
+    ) -> int | None:
+        """The quick way for a whole XMM register; None where a lane needs the exact one."""
+        if control & _QUICK_BITS != _QUICK:
+            return None
+        exponents = self._lane_exponents
+        x = a & exponents
+        y = b & exponents
+        # Sums that carry into the sign: exponent field not zero; all ones
+        if (x + exponents & y + exponents ^ M128) & self._lane_signs:
+            return None
+        if (x + self._lane_units | y + self._lane_units) & self._lane_signs:
+            return None
+        first = self._lanes_as_floats(a.to_bytes(16, "little"))
+        results = tuple(map(operation, first, self._lanes_as_floats(b.to_bytes(16, "little"))))
+        sizes = tuple(map(abs, results))
+        if min(sizes) <= self.least or max(sizes) > self.most:
+            return None
+        return int.from_bytes(self._lanes_from_floats(*results), "little")
 
     def sqrt(self, a: int, control: int) -> Result:
         """The square root of a"""
@@ -261,7 +317,7 @@ class Binary:
             return a, 0
         x, ex = self.parts(a)
         more = 2 * self.precision + 4
-        more += ex - more & 1                          # the exponent has to be even
+        more += ex - more & 1  # the exponent has to be even
         x <<= more
         root = isqrt(x)
         result, raised = self.rounded(0, root << 1 | (root * root != x), (ex - more) // 2 - 1, control)
@@ -271,28 +327,30 @@ class Binary:
 
     def compare(self, a: int, b: int, control: int, quiet: bool) -> tuple[int, int]:
         """(LESS, EQUAL, GREATER or UNORDERED, flags); a quiet NaN is invalid unless `quiet`."""
+        x = a & self.magnitude
+        y = b & self.magnitude
+        if self.fraction < x < self.infinity and self.fraction < y < self.infinity:  # normal numbers
+            x = -x if a & self.sign else x
+            y = -y if b & self.sign else y
+            return (x > y) - (x < y), 0
         if self.is_nan(a) or self.is_nan(b):
             if quiet and not (self.is_signalling(a) or self.is_signalling(b)):
                 return UNORDERED, 0
             return UNORDERED, INVALID
         a, b = self.flushed(a, control), self.flushed(b, control)
         flags = self._denormals(a, b)
-        x = self.sign - a if a & self.sign else a      # sign and magnitude to a number that orders
+        x = self.sign - a if a & self.sign else a  # sign and magnitude to a number that orders
         y = self.sign - b if b & self.sign else b
         return (x > y) - (x < y), flags
 
     def min(self, a: int, b: int, control: int) -> Result:
         """a < b ? a : b; so b if one is a NaN or both are zeros"""
         relation, flags = self.compare(a, b, control, False)
-        if relation == UNORDERED:
-            return b, flags
         return self.flushed(a if relation == LESS else b, control), flags
 
     def max(self, a: int, b: int, control: int) -> Result:
         """a > b ? a : b; so b if one is a NaN or both are zeros"""
         relation, flags = self.compare(a, b, control, False)
-        if relation == UNORDERED:
-            return b, flags
         return self.flushed(a if relation == GREATER else b, control), flags
 
     # ---- conversion ----------------------------------------------------------------------------------------
@@ -301,9 +359,15 @@ class Binary:
         """a as a `width`-bit two's complement number; 1 << width - 1 and INVALID where it does not fit."""
         if a & self.exponent == self.infinity:
             return 1 << width - 1, INVALID
+        if a & self.exponent:
+            number = self._as_float(self._as_bytes(a))[0]
+            if abs(number) < 1 << width - 1:
+                whole = int(number)
+                if whole == number or (control & _QUICK_BITS) ^ TOWARD_ZERO == _QUICK:
+                    return whole & (1 << width) - 1, 0
         a = self.flushed(a, control)
         significand, exponent = self.parts(a)
-        if exponent > width:                           # far out of range; also bounds the shift
+        if exponent > width:  # far out of range; also bounds the shift
             return 1 << width - 1, INVALID
         negative = a >> self.bits - 1
         whole, inexact = shifted(significand, -exponent, negative, control >> ROUND_SHIFT & 3)
@@ -313,10 +377,16 @@ class Binary:
 
     def from_int(self, number: int, control: int) -> Result:
         """A signed integer in this format."""
+        if -self._exact_integers < number < self._exact_integers:
+            return self._as_bits(self._from_float(number))[0], 0
         return self.rounded(int(number < 0), abs(number), 0, control)
 
     def from_format(self, other: Binary, a: int, control: int) -> Result:
         """`a` of the format `other` in this format."""
+        if a & other.exponent and (control & _QUICK_BITS == _QUICK or self.bits > other.bits):
+            number = other._as_float(other._as_bytes(a))[0]
+            if self.least < abs(number) <= self.most:
+                return self._as_bits(self._from_float(number))[0], 0
         sign = self.sign if a & other.sign else 0
         if other.is_nan(a):
             shift = self.fraction_bits - other.fraction_bits

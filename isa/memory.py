@@ -160,6 +160,22 @@ class PhysicalMemory:
         n = bisect_right(self._mmio_starts, gpa + size - 1) - 1
         return n >= 0 and self.mmio[n][1] > gpa
 
+    def is_plain(self, gpa: int, access: int) -> bool:
+        """True if the byte at `gpa` is RAM that is there and allows `access`; windows are not looked at."""
+        region = self.region_at(gpa)
+        if region is None or not region.flags & access:
+            return False
+        return region.populated is None or bool(region.populated[gpa - region.base >> PAGE_SHIFT])
+
+    def straddles(self, gpa: int, size: int) -> bool:
+        """True if [gpa, gpa + size) lies partly in a device window and partly in RAM."""
+        n = bisect_right(self._mmio_starts, gpa + size - 1) - 1
+        if n < 0:
+            return False
+        start, end = self.mmio[n]
+        before = gpa < start and self.region_at(gpa) is not None
+        return before or (gpa < end < gpa + size and self.region_at(gpa + size - 1) is not None)
+
     def host_page(self, gpa: int, access: int) -> int | None:
         """Host offset of the 4 KiB page at `gpa` if plain `access` (READ, WRITE, EXECUTE) may use it."""
         region = self.region_at(gpa)

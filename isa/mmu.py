@@ -13,7 +13,7 @@ from typing import Any
 
 from isa.exits import ExitReason, MmioRead, MmioWrite, NestedPageFault, VmExit
 from isa.faults import AlignmentCheck, Fault, GeneralProtection, PageFault, StackFault
-from isa.memory import EXECUTE, PAGE, PHYSICAL_BITS, READ, WRITE, PhysicalMemory
+from isa.memory import EXECUTE, PAGE, PAGE_SHIFT, PHYSICAL_BITS, READ, WRITE, PhysicalMemory
 from isa.state import (
     CR0_AM,
     CR0_PG,
@@ -43,6 +43,8 @@ FRAME = (1 << PHYSICAL_BITS) - 1 & -PAGE
 RESERVED_PHYSICAL = (1 << 52) - (1 << PHYSICAL_BITS)  # entry bits above MAXPHYADDR
 PDPTE_RESERVED = RESERVED_PHYSICAL | 0xFFF0_0000_0000_0000 | 0x1E6
 
+TLB_ENTRIES = 1 << 16  # a guest may map one page at every address: beyond this, a TLB starts again
+
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
 
 Unpack = Callable[[memoryview, int], tuple[Any, ...]]
@@ -70,6 +72,24 @@ PACK: tuple[Pack, ...] = tuple(
 LAST_START = tuple(PAGE - n for n in range(65))  # highest page offset where n bytes still fit
 
 
+class NotPlain(Exception):
+    """The access is not to plain RAM with the right permission: the step engine knows what to do."""
+
+
+class Tlb(dict[int, int]):
+    """Linear page -> host offset minus linear address. Subscripting walks on a miss; `get` does not."""
+
+    __slots__ = ("unit", "write")
+
+    def __init__(self, unit: MemoryUnit, write: bool) -> None:
+        super().__init__()
+        self.unit = unit
+        self.write = write
+
+    def __missing__(self, page: int) -> int:
+        return self.unit.fill_tlb(self, page)
+
+
 class MemoryUnit(CpuState):
     """Loads, stores and fetches. All addresses called `linear` are past segmentation."""
 
@@ -79,11 +99,16 @@ class MemoryUnit(CpuState):
         "code_bits",
         "cursor",
         "debug_hits",
+        "gigabyte_pages",
         "memory",
         "mode64",
         "pdptes",
         "protected",
+        "pse36",
         "ram",
+        "ram16",
+        "ram32",
+        "ram64",
         "stack_mask",
         "tlb_read",
         "tlb_system_read",
@@ -93,11 +118,13 @@ class MemoryUnit(CpuState):
 
     def __init__(self, memory: PhysicalMemory) -> None:
         self.memory = memory
-        self.ram = memory.view
+        self.adopt_pool()
         self.answers: list[int | Fault] = []  # what the VM answered to this instruction's exits so far
         self.cursor = 0
         self.pdptes = [0, 0, 0, 0]
         self.debug_hits = 0
+        self.gigabyte_pages = True  # CPUID: PDPE1GB, PSE36
+        self.pse36 = True
         self.mode64 = False
         self.protected = False
         self.code_bits = 16
@@ -107,9 +134,15 @@ class MemoryUnit(CpuState):
 
     # ---- the TLB -----------------------------------------------------------------------------------------
 
+    def adopt_pool(self) -> None:
+        """Views of the host memory in the widths that blocks use."""
+        self.ram = self.memory.view
+        self.ram16, self.ram32, self.ram64 = self.ram.cast("H"), self.ram.cast("I"), self.ram.cast("Q")
+
     def flush_tlb(self) -> None:
         """Forget every translation. The SDM lets a TLB forget at any time, so this serves INVLPG as well."""
-        self.ram = self.memory.view
+        if self.ram is not self.memory.view:
+            self.adopt_pool()
         for reads, writes in self._tlb_sets.values():
             reads.clear()
             writes.clear()
@@ -126,8 +159,29 @@ class MemoryUnit(CpuState):
     def _tlb_set(self, key: tuple[bool, bool, bool]) -> tuple[dict[int, int], dict[int, int]]:
         pair = self._tlb_sets.get(key)
         if pair is None:
-            pair = self._tlb_sets[key] = ({}, {})
+            pair = self._tlb_sets[key] = (Tlb(self, False), Tlb(self, True))
         return pair
+
+    def fill_tlb(self, tlb: Tlb, page: int) -> int:
+        """Walk for a miss of the current privilege's TLB. NotPlain, and nothing else, if RAM does not answer."""
+        linear = page << PAGE_SHIFT
+        if self.dr7 & 0xFF or (self.cr0 & CR0_AM and self.ac):
+            raise NotPlain
+        if self.mode64 and linear + 0x8000_0000_0000 & M64 >= 1 << 48:
+            raise NotPlain
+        try:
+            smap = bool(self.cr4 & CR4_SMAP) and not self.ac
+            access = ACCESS_WRITE if tlb.write else ACCESS_READ
+            gpa = self.translate(linear, access, self.cpl == 3, smap=smap)
+        except (Fault, VmExit):
+            raise NotPlain from None
+        host = self.memory.host_page(gpa, WRITE if tlb.write else READ)
+        if host is None or (tlb.write and host >> PAGE_SHIFT in self.memory.code_pages):
+            raise NotPlain
+        if len(tlb) >= TLB_ENTRIES:
+            tlb.clear()
+        tlb[page] = host - linear
+        return host - linear
 
     def forget_writes(self) -> None:
         """Drop write translations, after a page became a code page."""
@@ -154,11 +208,11 @@ class MemoryUnit(CpuState):
         if not pde & P:
             raise self._page_fault(linear, access, user, 0, "page-directory entry not present")
         if pde & PS and self.cr4 & CR4_PSE:
-            if pde & 1 << 21:
+            if pde & (1 << 21 if self.pse36 else 0x3F_E000):
                 raise self._page_fault(linear, access, user, PF_RESERVED, "reserved bit in a 4 MiB PDE")
             self._check_rights(linear, access, user, smap, pde)
             self._mark(pde_at, pde, 4, A | D if access == ACCESS_WRITE else A)
-            frame = pde & 0xFFC0_0000 | (pde & 0x1F_E000) << 19
+            frame = pde & 0xFFC0_0000 | (pde & 0x1F_E000) << 19  # PSE-36: bits 39-32
             return (frame | linear & 0x3F_FFFF) & self.memory.address_mask
         pte_at = pde & 0xFFFF_F000 | linear >> 10 & 0xFFC
         pte = self._entry(pte_at, 4)
@@ -177,11 +231,13 @@ class MemoryUnit(CpuState):
         no_execute = 0
         if self.efer & EFER_LMA:
             table, shift = self.cr3 & FRAME, 39
+            largest = 30 if self.gigabyte_pages else 21
         else:
             pdpte = self.pdptes[linear >> 30 & 3]
             if not pdpte & P:
                 raise self._page_fault(linear, access, user, 0, "PDPTE not present")
             table, shift = pdpte & FRAME, 21
+            largest = 21
             reserved |= 0x7FF0_0000_0000_0000  # PAE entries: bits 62-52 are reserved
         while True:
             at = table | (linear >> shift & 0x1FF) << 3
@@ -189,7 +245,7 @@ class MemoryUnit(CpuState):
             if not entry & P:
                 raise self._page_fault(linear, access, user, 0, f"{_LEVEL[shift]} not present")
             large = shift != 12 and bool(entry & PS)
-            if entry & reserved or (large and (shift == 39 or entry & (1 << shift) - 1 & ~0x1FFF)):
+            if entry & reserved or (large and (shift > largest or entry & (1 << shift) - 1 & ~0x1FFF)):
                 raise self._page_fault(linear, access, user, PF_RESERVED, f"reserved bit in {_LEVEL[shift]}")
             rights &= entry
             no_execute |= entry & NX
@@ -313,19 +369,19 @@ class MemoryUnit(CpuState):
         else:
             self._store_slow(linear, size, value, self.tlb_system_read, self.tlb_system_write, False, False)
 
-    def check_read(self, linear: int, size: int) -> None:
+    def check_read(self, linear: int, size: int, stack: bool = False) -> None:
         """Raise what a load of `size` bytes within one page at the current privilege would raise."""
         user = self.cpl == 3
-        self._check_access(linear, size, ACCESS_READ, user, False)
+        self._check_access(linear, size, ACCESS_READ, user, stack)
         self.translate(linear, ACCESS_READ, user, smap=self._smap_blocks())
 
-    def check_write(self, linear: int, size: int) -> None:
+    def check_write(self, linear: int, size: int, stack: bool = False) -> None:
         """Raise what a store of `size` bytes at the current privilege would raise; store nothing."""
-        self._check_access(linear, size, ACCESS_WRITE, self.cpl == 3, False)
+        self._check_access(linear, size, ACCESS_WRITE, self.cpl == 3, stack)
         smap = self._smap_blocks()
-        for page in {linear & -PAGE: None, (linear + size - 1 & M64) & -PAGE: None}:
-            self.translate(max(page, linear) if page == linear & -PAGE else page, ACCESS_WRITE,
-                           self.cpl == 3, smap=smap)  # fmt: skip
+        self.translate(linear, ACCESS_WRITE, self.cpl == 3, smap=smap)
+        if (linear & 0xFFF) + size > PAGE:
+            self.translate(self._wrap((linear | 0xFFF) + 1), ACCESS_WRITE, self.cpl == 3, smap=smap)
 
     def _smap_blocks(self) -> bool:
         return bool(self.cr4 & CR4_SMAP) and not self.ac
@@ -385,13 +441,21 @@ class MemoryUnit(CpuState):
         beyond = self._wrap(linear + first)
         gpa2 = self.translate(beyond, ACCESS_WRITE, user, smap=smap)
         self._require_store(gpa2)  # nothing of a split store lands if its second page cannot
-        self._physical_store(gpa, first, value & (1 << 8 * first) - 1, linear, reads, writes)
-        self._physical_store(gpa2, size - first, value >> 8 * first, beyond, reads, writes)
+        low, high = value & (1 << 8 * first) - 1, value >> 8 * first
+        # RAM last: an exit on the way executes the instruction again, which may read that RAM
+        last = self.memory.host_page(gpa2, WRITE) is None and not self._outside_kind(gpa, first, ACCESS_WRITE)
+        if last:
+            self._physical_store(gpa2, size - first, high, beyond, reads, writes)
+        self._physical_store(gpa, first, low, linear, reads, writes)
+        if not last:
+            self._physical_store(gpa2, size - first, high, beyond, reads, writes)
 
     def _physical_load(self, gpa: int, size: int, linear: int, tlb: dict[int, int]) -> int:
         host = self.memory.host_page(gpa, READ)
         if host is not None:
             if not self.dr7 & 0xFF and not (self.cr0 & CR0_AM and self.ac):
+                if len(tlb) >= TLB_ENTRIES:
+                    tlb.clear()
                 tlb[linear >> 12] = host - (linear & -PAGE)
             value: int = UNPACK[size](self.ram, host + (gpa & 0xFFF))[0]
             return value
@@ -408,6 +472,9 @@ class MemoryUnit(CpuState):
         if host >> 12 in self.memory.code_pages:
             self.code_written(host + (gpa & 0xFFF), size)
         elif not self.dr7 & 0xFF and not (self.cr0 & CR0_AM and self.ac):
+            if len(reads) >= TLB_ENTRIES or len(writes) >= TLB_ENTRIES:
+                reads.clear()
+                writes.clear()
             writes[linear >> 12] = reads[linear >> 12] = host - (linear & -PAGE)
 
     def code_written(self, host: int, size: int) -> None:
@@ -426,7 +493,7 @@ class MemoryUnit(CpuState):
         raise VmExit(reason(*fields))
 
     def _outside_kind(self, gpa: int, size: int, access: int) -> bool:
-        """True: a device access. False: a nested page fault. A part in RAM counts as the latter."""
+        """True: a device access. False: RAM beside a window in the same page, or a nested page fault."""
         memory = self.memory
         if memory.is_mmio(gpa, size):
             return True
@@ -434,13 +501,14 @@ class MemoryUnit(CpuState):
         if region is None:
             return memory.unclaimed_is_mmio
         if region.flags & _MEMORY_FLAG[access] and region.populated is None:
-            return False  # plain RAM beside a window in the same page
+            return False
         return memory.unclaimed_is_mmio and region.populated is None and access == ACCESS_WRITE
 
     def _outside_load(self, gpa: int, size: int) -> int:
+        if self.memory.straddles(gpa, size):
+            return sum(self._outside_load(gpa + n, 1) << 8 * n for n in range(size))
         if not self._outside_kind(gpa, size, ACCESS_READ):
-            region = self.memory.region_at(gpa)
-            if region is not None and region.flags & READ and region.populated is None:
+            if self.memory.is_plain(gpa, READ):
                 return int.from_bytes(self.memory.read(gpa, size), "little")
             raise VmExit(NestedPageFault(gpa, READ))
         value = 0
@@ -449,9 +517,13 @@ class MemoryUnit(CpuState):
         return value
 
     def _outside_store(self, gpa: int, size: int, value: int) -> None:
+        if self.memory.straddles(gpa, size):
+            kinds = [self._outside_kind(gpa + n, 1, ACCESS_WRITE) for n in range(size)]
+            for n in sorted(range(size), key=lambda n: not kinds[n]):  # devices first, as in `_store_slow`
+                self._outside_store(gpa + n, 1, value >> 8 * n & 0xFF)
+            return
         if not self._outside_kind(gpa, size, ACCESS_WRITE):
-            region = self.memory.region_at(gpa)
-            if region is not None and region.flags & WRITE and region.populated is None:
+            if self.memory.is_plain(gpa, WRITE):
                 self.memory.write(gpa, value.to_bytes(size, "little"))
                 return
             raise VmExit(NestedPageFault(gpa, WRITE))
@@ -460,10 +532,13 @@ class MemoryUnit(CpuState):
 
     def _require_store(self, gpa: int) -> None:
         """Raise the nested page fault that a store to this page would take."""
-        if self.memory.host_page(gpa, WRITE) is None and not self._outside_kind(gpa, 1, ACCESS_WRITE):
-            region = self.memory.region_at(gpa)
-            if region is None or not region.flags & WRITE or region.populated is not None:
-                raise VmExit(NestedPageFault(gpa, WRITE))
+        memory = self.memory
+        if (
+            memory.host_page(gpa, WRITE) is None
+            and not self._outside_kind(gpa, 1, ACCESS_WRITE)
+            and not memory.is_plain(gpa, WRITE)
+        ):
+            raise VmExit(NestedPageFault(gpa, WRITE))
 
     # ---- segmentation --------------------------------------------------------------------------------------
 
@@ -510,7 +585,8 @@ class MemoryUnit(CpuState):
     def read_bytes(self, segment: Segment, offset: int, size: int) -> bytes:
         """Load any number of bytes at segment:offset, checked as one access."""
         linear = self.linear_address(segment, offset, size, False)
-        parts = [self.load(linear + n, min(64, size - n)).to_bytes(min(64, size - n), "little")
+        mask = M64 if self.mode64 else M32
+        parts = [self.load(linear + n & mask, min(64, size - n)).to_bytes(min(64, size - n), "little")
                  for n in range(0, size, 64)]  # fmt: skip
         return b"".join(parts)
 
@@ -518,10 +594,11 @@ class MemoryUnit(CpuState):
         """Store any number of bytes at segment:offset; every page is checked before the first store."""
         size = len(data)
         linear = self.linear_address(segment, offset, size, True)
-        self.check_write(linear, size)
+        mask = M64 if self.mode64 else M32
+        self.check_write(linear, size, segment is self.ss)
         for n in range(0, size, 64):
             part = bytes(data[n : n + 64])
-            self.store(linear + n, len(part), int.from_bytes(part, "little"))
+            self.store(linear + n & mask, len(part), int.from_bytes(part, "little"))
 
 
 _LEVEL = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}

@@ -79,6 +79,17 @@ class UnreachableTarget(Width):
         raise GeneralProtection(0, f"near branch target {self.target:#x} outside CS or not canonical")
 
 
+class Location:
+    """Where an x87 instruction stands: its own address (FIP) and its 11-bit opcode (FOP)."""
+
+    __slots__ = ("ip", "opcode")
+
+    def __init__(self, ip: int, raw: bytes) -> None:
+        self.ip = ip
+        at = next(n for n, byte in enumerate(raw) if byte & 0xF8 == 0xD8)  # behind the prefixes
+        self.opcode = (raw[at] & 7) << 8 | raw[at + 1]
+
+
 class FarPointer(Width):
     """ptr16:16 or ptr16:32 inside the instruction: `selector` and `value` (the offset)."""
 
@@ -245,6 +256,7 @@ def effective_address(base: str, index: str, scale: int, address_bits: int) -> E
     terms.append("displacement")
     source = f"lambda cpu, displacement: {' + '.join(terms)} & {(1 << address_bits) - 1:#x}"
     function: EffectiveAddress = eval(source)  # built from register names of the decoder only
+    function.shape = (base, index, scale, address_bits)  # type: ignore[attr-defined]  # for translate.py
     return function
 
 

@@ -14,7 +14,6 @@ from isa.descriptors import (
     SELECTOR_INDEX,
     Descriptor,
     check_data,
-    check_entry,
     check_stack,
     is_null,
     load_ldtr,
@@ -212,7 +211,6 @@ def _load_segments(cpu: InterruptUnit, ldt: int) -> None:
             set_accessed(cpu, data)
             segment.load_descriptor(data.selector, data.raw)
     cpu.update_mode()
-    check_entry(cpu, code, cpu.rip)
 
 
 def _check_new_code(cpu: InterruptUnit, selector: int) -> Descriptor:

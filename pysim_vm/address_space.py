@@ -56,7 +56,11 @@ class AddrSpace:
         try:
             return self.memory.add_ram(gpa, size, int(flags), name=name, lazy=lazy, host=host)
         except MemoryMapError as error:
-            kind = AxErrorKind.AlreadyExists if "overlaps" in str(error) else AxErrorKind.InvalidInput
+            kind = AxErrorKind.InvalidInput
+            if "overlaps" in str(error):
+                kind = AxErrorKind.AlreadyExists
+            elif isinstance(error.__cause__, MemoryError):
+                kind = AxErrorKind.NoMemory
             raise AxError(kind, str(error)) from None
 
     def map_alloc(

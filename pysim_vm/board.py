@@ -204,6 +204,8 @@ def build_pc(devices: AxVmDevices, options: BoardOptions, hooks: BoardHooks) -> 
     )
     board = PcBoard(pic, pit, rtc, com1, post, fw_cfg, lines=lines, line=line)
     _add_keyboard(devices, options, hooks, board, line)
+    for number, owner in ((layout.PIT_IRQ, pit), (layout.RTC_IRQ, rtc), (layout.COM1_IRQ, com1)):
+        devices.claim_irq(number, owner)
     if options.vga:
         board.vga = VgaText(hooks.clock)
         devices.add_port_dev(board.vga, layout.VGA_PORT, layout.VGA_PORT_COUNT)
@@ -213,12 +215,14 @@ def build_pc(devices: AxVmDevices, options: BoardOptions, hooks: BoardHooks) -> 
             line(layout.ACPI_SCI_IRQ), hooks.clock, hooks.on_poweroff, on_sleep=hooks.on_sleep
         )
         devices.add_port_dev(board.acpi, layout.ACPI_PM_BASE, layout.ACPI_PM_PORT_COUNT)
+        devices.claim_irq(layout.ACPI_SCI_IRQ, board.acpi, shared=True)
     if options.pci:
         board.pci = _build_pci(devices, hooks, board, options)
     if options.disks:
         drives = [AtaDisk(disk) for disk in options.disks]
         board.ide = IdeChannel(drives[0], drives[1] if len(drives) > 1 else None, line(IDE_IRQ))
         devices.add_device(board.ide, (port(IDE_PORT, 8), port(IDE_CONTROL_PORT, 1, 0x206)))
+        devices.claim_irq(IDE_IRQ, board.ide)
     if options.apic:
         local_apic = _build_apics(devices, options, hooks, board)
         assert board.io_apic is not None
@@ -255,6 +259,8 @@ def _add_keyboard(
             Window(BusKind.PORT, layout.I8042_COMMAND_PORT, 1, 4),
         )
         devices.add_device(board.i8042, windows)
+        devices.claim_irq(layout.KEYBOARD_IRQ, board.i8042)
+        devices.claim_irq(layout.MOUSE_IRQ, board.i8042)
     devices.add_port_dev(Port92(on_a20, hooks.on_reset, lambda: gate[0]), layout.SYSTEM_CONTROL_A_PORT, 1)
 
 

@@ -169,7 +169,8 @@ class StepRecord:
     """One step: the instruction at its place, and what came of it.
 
     `events` tell of interrupts and exceptions in words; with `executed` False an event came instead of the
-    instruction. `more_stores` counts stores beyond the first STORES_SHOWN. `reason` is what `run_vcpu`
+    instruction, with `interrupt` True the instruction was not even looked at. `retired` is the count afterwards.
+    `more_stores` counts stores beyond the first STORES_SHOWN. `reason` is what `run_vcpu`
     returned.
     """
 
@@ -180,13 +181,20 @@ class StepRecord:
     raw: bytes
     text: str
     executed: bool = True
+    interrupt: bool = False
     events: list[str] = field(default_factory=list)
     exits: list[ExitRecord] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
     more_stores: int = 0
     next_ip: int = 0
+    retired: int = 0
     reason: ExitReason | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Nothing happened: the machine had stopped with the step before."""
+        return self.retired == self.number and not self.events and not self.exits
 
     @property
     def jumped(self) -> bool:
@@ -249,6 +257,11 @@ class Stepper:
         self._cpu.__class__ = self._watched_class
         self._exits.close()
 
+    @property
+    def last(self) -> StepRecord:
+        """The newest record, also of a step that raised."""
+        return self._record
+
     def step(self) -> StepRecord:
         """Run one instruction, or deliver one interrupt. AxError as from `run_vcpu`."""
         cpu = self._cpu
@@ -263,6 +276,7 @@ class Stepper:
         finally:
             self._exits.flush()
             record.next_ip = cpu.rip
+            record.retired = cpu.retired
             if self._details:
                 record.changes = changes(before, snapshot(cpu))
         return record
@@ -278,7 +292,8 @@ class Stepper:
     def saw_interrupt(self, vector: int) -> None:
         """An external interrupt or NMI is about to be delivered."""
         self._record.executed = False
-        self._record.events.append(f"interrupt: vector {vector_words(vector)}, before the instruction")
+        self._record.interrupt = True
+        self._record.events.append(f"interrupt, vector {vector_words(vector)}")
 
     def saw_store(self, store: Store) -> None:
         """RAM was written."""
@@ -322,8 +337,13 @@ def _watched(stepper: Stepper) -> type[Cpu]:
 
 def step_lines(record: StepRecord) -> list[str]:
     """A step for people: the instruction, then what it changed, indented."""
-    lines = [f"{record.number:>9,}  {record.line()}"]
-    lines += [f"             ! {event}" for event in record.events]
+    if record.empty:
+        return []
+    if record.interrupt:  # the instruction at RIP has to wait, so it is not shown yet
+        lines = [f"{record.number:>9,}  {record.where:<18} ! {event}" for event in record.events]
+    else:
+        lines = [f"{record.number:>9,}  {record.line()}"]
+        lines += [f"             ! {event}" for event in record.events]
     lines += [f"             exit {exit_line(each)}" for each in record.exits]
     if record.changes:
         lines.append("             " + ", ".join(str(change) for change in record.changes))
@@ -338,9 +358,12 @@ def step_lines(record: StepRecord) -> list[str]:
     return lines
 
 
+def trace_lines(record: StepRecord) -> list[str]:
+    """A step for an instruction trace: the instruction, and events if any came."""
+    return step_lines(record)[: 1 + len(record.events)]
+
+
 def exit_line(record: ExitRecord) -> str:
     """An exit inside a step: its place is known there."""
     by = f", answered by {' and '.join(record.answered_by)}" if record.answered_by else ""
     return f"#{record.number:,}: {exit_words(record.reason, record.value)}: {exit_kind(record.reason)}{by}"
-
-

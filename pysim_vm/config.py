@@ -321,7 +321,9 @@ class AxVMCrateConfig:
         crate = None if data is None else _read_crate(data, problems, arch)
         problems.raise_errors()
         assert crate is not None  # no error was found, so everything was read
-        return replace(crate, source=source, warnings=tuple(problems.warnings))
+        return replace(
+            crate, source=source, warnings=tuple(sorted(problems.warnings, key=lambda problem: problem.line))
+        )
 
     @classmethod
     def from_file(cls, path: str | Path, *, arch: str = "x86_64") -> AxVMCrateConfig:
@@ -1052,9 +1054,13 @@ def _read_virtual(
             if claim.fits(problems):
                 claims.append(claim)
     return VirtualDeviceConfig(
-        model, name or model, tuple(window for _, window in mmio), tuple(window for _, window in ports), irq,
+        model,
+        name or model,
+        tuple(window for _, window in mmio),
+        tuple(window for _, window in ports),
+        irq,
         options or {},
-    )  # fmt: skip
+    )
 
 
 def _read_windows(table: _Table, key: str) -> list[tuple[KeyPath, tuple[int, int]]]:
@@ -1389,10 +1395,14 @@ def _read_date(table: _Table, key: str) -> datetime | None:
 def _toml_string(text: str) -> str:
     """A TOML basic string."""
     escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    return '"' + "".join(
-        escapes.get(char) or (f"\\u{ord(char):04x}" if ord(char) < 0x20 or ord(char) == 0x7F else char)
-        for char in text
-    ) + '"'  # fmt: skip
+    return (
+        '"'
+        + "".join(
+            escapes.get(char) or (f"\\u{ord(char):04x}" if ord(char) < 0x20 or ord(char) == 0x7F else char)
+            for char in text
+        )
+        + '"'
+    )
 
 
 def _toml_value(value: object) -> str:

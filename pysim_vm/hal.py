@@ -309,7 +309,7 @@ class DefaultHal(AxVMHal, AxVCpuHal):
 
     def inject_irq_to_vcpu(self, vm_id: int, vcpu_id: int, irq: int) -> None:
         """Queue interrupt `irq` (a vector, 0-255) on a vCPU; errors as `vcpu_resides_on`."""
-        # Quirk: x86_vcpu cuts a vector to eight bits; a wrong number is an error here.
+        # x86_vcpu cuts a vector to eight bits; here a wrong number is an error.
         if not 0 <= irq <= VECTOR_LAST:
             raise InvalidInput(
                 f"interrupt {irq} for VM[{vm_id}] vCPU[{vcpu_id}] is no vector; give 0 to {VECTOR_LAST}"

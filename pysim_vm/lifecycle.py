@@ -52,7 +52,7 @@ class VCpuAction(StrEnum):
     INVALIDATE = "invalidate"  # the work of a transition failed half-way
 
 
-# Quirk: axvcpu declares Blocked and never uses it; here a vCPU task that waits is Blocked between two runs.
+# axvcpu declares Blocked and never uses it; here a vCPU task that waits is Blocked between two runs.
 VCPU_TRANSITIONS: Final = {
     (VCpuState.Created, VCpuAction.SETUP): VCpuState.Free,
     (VCpuState.Free, VCpuAction.BIND): VCpuState.Ready,

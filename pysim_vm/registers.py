@@ -47,7 +47,8 @@ class Registers:
     """`regs.rax`, `regs["xmm0"]`, `regs.al = 3`, `regs.rflags`, `regs.zf`, `regs.cs` (a selector).
 
     A write to a 32-bit part zero-extends, as the CPU does; to an 8- or 16-bit part it keeps the rest. Writing
-    a selector sets only the visible part; to load a segment, let the guest do it or use `vcpu.cpu`.
+    RIP gives up an instruction that waits for an answer. Writing a selector sets only the visible part; to
+    load a segment, let the guest do it or use `vcpu.cpu`.
     """
 
     __slots__ = ("_cpu",)
@@ -90,11 +91,15 @@ class Registers:
         if name in _WHOLE:
             bits = 128 if "mm" in name else 64
             setattr(cpu, name, value & (1 << bits) - 1)
+            if name == "rip":
+                self._left_instruction()
         elif name in _PARTS:
             whole, shift, bits = _PARTS[name]
             mask = (1 << bits) - 1
             old = 0 if bits == 32 else getattr(cpu, whole) & ~(mask << shift)
             setattr(cpu, whole, old | (value & mask) << shift)
+            if whole == "rip":
+                self._left_instruction()
         elif name in ("rflags", "eflags", "flags"):
             cpu.set_rflags(value)
         elif name in _FLAG_BITS:
@@ -114,6 +119,11 @@ class Registers:
             setattr(cpu, "ymmh" + name[3:], value >> 128 & (1 << 128) - 1)
         else:
             raise KeyError(f"register {name!r} cannot be written this way; use vcpu.cpu")
+
+    def _left_instruction(self) -> None:
+        """RIP was moved: what the VM answered to the instruction there is not for the next one."""
+        self._cpu.answers.clear()
+        self._cpu.cursor = 0
 
     def __getattr__(self, name: str) -> int:
         try:

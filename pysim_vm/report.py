@@ -116,7 +116,7 @@ def plural(count: int, noun: str) -> str:
 
 def exit_words(reason: ExitReason, answer: int | None = None) -> str:
     """What the guest did that made it exit; `answer` is the value that a device gave to a read."""
-    got = "" if answer is None else f" -> {value_words(answer, getattr(reason, 'width', 8))}"
+    got = "" if answer is None else f" -> {answer:#x}"
     match reason:
         case IoRead():
             return f"IN {reason.port:#x}{_width(reason.width)}{got}"
@@ -266,12 +266,16 @@ def page_walk(cpu: Cpu, linear: int) -> PageWalk:
             value = cpu.pdptes[index]  # the CPU uses the copy it took when CR3 was loaded
         if value is None:
             steps.append(WalkStep(level, address, None, ""))
-            return PageWalk(linear, tuple(steps), None, f"the {level} lies outside RAM: CR3 or a table is wrong")
+            return PageWalk(
+                linear, tuple(steps), None, f"the {level} lies outside RAM: CR3 or a table is wrong"
+            )
         large = shift != 12 and bool(value & PS) and (size == 8 and shift in (21, 30) and index_bits == 9)
         large = large or (size == 4 and shift == 22 and bool(value & PS and cpu.cr4 & CR4_PSE))
         steps.append(WalkStep(level, address, value, _entry_words(value, large, size)))
         if not value & P:
-            return PageWalk(linear, tuple(steps), None, f"{linear:#x} is not mapped: the {level} is not present")
+            return PageWalk(
+                linear, tuple(steps), None, f"{linear:#x} is not mapped: the {level} is not present"
+            )
         if large or shift == 12:
             offset = linear & (1 << shift) - 1
             frame = value & FRAME if size == 8 else value & 0xFFFF_F000
@@ -366,14 +370,17 @@ def surroundings(cpu: Cpu, symbols: SymbolTable | None = None) -> list[str]:
         before.append(insn)
         at = insn.ip
     lines = [
-        "  " + instruction_line(cpu, insn.ip, insn.raw, disassemble(insn.raw, cpu.code_bits, insn.ip), symbols)
+        "  "
+        + instruction_line(cpu, insn.ip, insn.raw, disassemble(insn.raw, cpu.code_bits, insn.ip), symbols)
         for insn in reversed(before)
     ]
     at = cpu.rip
     for number in range(CONTEXT_AFTER + 1):
         raw, text = instruction_at(cpu, at)
+        if number and not any(raw):
+            break  # empty memory decodes as ADD [rAX], AL for ever
         lines.append(("  " if number else "> ") + instruction_line(cpu, at, raw, text, symbols))
-        if not raw or text == "(bad)":
+        if text == "(bad)":
             break
         at += len(raw)
     return lines
@@ -428,7 +435,9 @@ def register_dump(cpu: Cpu) -> list[str]:
 
 def registers_dict(cpu: Cpu) -> dict[str, str]:
     """The registers for JSON: hexadecimal texts, because JSON's numbers stop at 2**53."""
-    return {name: f"{value:#x}" for name, value in snapshot(cpu).items() if not name.startswith(("xmm", "ymm"))}
+    return {
+        name: f"{value:#x}" for name, value in snapshot(cpu).items() if not name.startswith(("xmm", "ymm"))
+    }
 
 
 def snapshot(cpu: Cpu) -> dict[str, int]:
@@ -467,6 +476,8 @@ class Change:
     after: int
 
     def __str__(self) -> str:
+        if max(self.before, self.after) < 10:
+            return f"{self.name.upper()} {self.before} -> {self.after}"
         return f"{self.name.upper()} {self.before:#x} -> {self.after:#x}"
 
 
@@ -609,8 +620,11 @@ def triple_fault_report(
             tables.append(f"{match[1]}: {selector_words(cpu, code & 0xFFFC)}")
     if cpu.cr0 & CR0_PE:
         tables.append(f"GDTR base {cpu.gdtr.base:#x}, limit {cpu.gdtr.limit:#x}")
-        tables.append(f"CS: {selector_words(cpu, cpu.cs.selector)}")
-        tables.append(segment_words(cpu.tr).replace("TR  ", "TR ", 1) + " (inner and IST stacks come from here)")
+        if cpu.cs.selector & 0xFFFC:
+            tables.append(f"CS: {selector_words(cpu, cpu.cs.selector)}")
+        tables.append(
+            segment_words(cpu.tr).replace("TR  ", "TR ", 1) + " (inner and IST stacks come from here)"
+        )
     sections.append(("Tables", tuple(dict.fromkeys(tables))))
     sections.append(("Registers", tuple(register_dump(cpu))))
     return TripleFaultReport(reason.chain, tuple(sections))
@@ -625,7 +639,9 @@ def _story(cpu: Cpu, reason: TripleFault, symbols: SymbolTable | None) -> list[s
         match = _CHAIN_ENTRY.match(text)
         name = f" ({EXCEPTIONS[match[1]][1]})" if match and match[1] in EXCEPTIONS else ""
         lines.append(f"{number}. {text}{name}")
-    lines.append("A fault while a fault is delivered is a double fault, #DF; a fault while #DF is delivered is the end.")
+    lines.append(
+        "A fault while a fault is delivered is a double fault, #DF; a fault while #DF is delivered is the end."
+    )
     return lines
 
 
@@ -638,17 +654,33 @@ def _advice(cpu: Cpu, reason: TripleFault) -> list[str]:
             "The interrupt table is too small for the fault: LIDT was not executed yet, or with a wrong limit. "
             "Set up the IDT before anything can fault."
         )
-    elif re.search(r"gate of vector \S+ not present", chain) or "not a 64-bit gate" in chain or ", not a gate" in chain:
-        advice.append("The interrupt table has no usable gate for the fault: fill in the entries shown under Tables.")
+    elif (
+        re.search(r"gate of vector \S+ not present", chain)
+        or "not a 64-bit gate" in chain
+        or ", not a gate" in chain
+    ):
+        advice.append(
+            "The interrupt table has no usable gate for the fault: fill in the entries shown under Tables."
+        )
     if "handler is not a 64-bit code segment" in chain:
-        advice.append("In long mode every handler runs in 64-bit code: the gate's selector must name a segment with L set.")
+        advice.append(
+            "In long mode every handler runs in 64-bit code: the gate's selector must name a segment with L set."
+        )
     if "#PF" in chain and (cpu.rsp - cpu.cr2) & M64 <= STACK_NEIGHBOURHOOD and first is not None:
         advice.append(
             "CR2 lies right below RSP: the fault could not be delivered because the stack is not mapped. "
             "Map it, or give #DF a stack of its own (IST)."
         )
-    if first is not None and first[1] == "#UD":
-        advice.append("The first fault is an invalid opcode: RIP may have run into data; see the bytes below.")
+    if first is not None and first[1] == "#UD" and "on purpose" in reason.chain[0]:
+        advice.append(
+            "The guest executed UD2: compilers put it where code must never come, kernels where they give up."
+        )
+    elif first is not None and first[1] == "#UD":
+        advice.append(
+            "The first fault is an invalid opcode: RIP may have run into data; see the bytes below."
+        )
     if first is not None and first[1] == "#PF" and cpu.cr2 == code_linear(cpu, cpu.rip):
-        advice.append("CR2 is RIP itself: the guest jumped to an address that is not mapped or not executable.")
+        advice.append(
+            "CR2 is RIP itself: the guest jumped to an address that is not mapped or not executable."
+        )
     return advice or ["The first entry of the chain is the cause; the others followed from it."]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from isa.cpu import Cpu
-from isa.exits import ExitReason
+from isa.exits import ExitReason, IoRead, MmioRead, SysRegRead
 from isa.state import CR0_ET, CR0_PE, M64, RFLAGS_FIXED, Segment
 from pysim_vm.boot_plan import CpuStart
 from pysim_vm.errors import AxError, AxErrorKind
@@ -23,6 +24,15 @@ _GPR_ORDER = ("rax", "rcx", "rdx", "rbx", "", "rbp", "rsi", "rdi",
               "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class VcpuSnapshot:
+    """What a manager shows of a vCPU."""
+
+    id: int
+    state: VCpuState
+    phys_cpu_set: int | None
+
+
 class VCpu:
     """One virtual CPU. `regs` are its registers, `retired` its virtual time in instructions."""
 
@@ -35,7 +45,8 @@ class VCpu:
         self._favor_phys_cpu = favor_phys_cpu
         self._phys_cpu_set = phys_cpu_set
         self._state = VCpuState.Created
-        self.hypercall_pending = False
+        self._read_exit: IoRead | MmioRead | SysRegRead | None = None  # the exit that set_gpr may answer
+        self._hypercall: tuple[int, int] | None = None  # RIP and time of one that waits for its result
         self.regs = Registers(cpu)
 
     # ---- identity --------------------------------------------------------------------------------------
@@ -128,7 +139,9 @@ class VCpu:
         """Ready -> Running -> Ready: execute until `until` instructions are retired or an exit is due."""
         self.transition_state(VCpuState.Ready, VCpuState.Running)
         try:
-            return self.cpu.run(until)
+            reason = self.cpu.run(until)
+            self._read_exit = reason if isinstance(reason, IoRead | MmioRead | SysRegRead) else None
+            return reason
         except BaseException:
             self._state = VCpuState.Invalid
             raise
@@ -140,24 +153,44 @@ class VCpu:
 
     def complete(self, value: int = 0) -> None:
         """Answer the exit that `run` returned; the instruction finishes with `value` when run again."""
+        self._read_exit = None
         self.cpu.complete(value)
 
     def set_gpr(self, reg: int, value: int) -> None:
-        """Write GPR number `reg` (axvm's order; 4, RSP, is not writable). InvalidInput for another number."""
+        """Write GPR number `reg` (axvm's order; 4, RSP, is not writable). InvalidInput for another number.
+
+        After a read exit, set_gpr of the register that the exit names (0 for a port) answers it, as in axvm:
+        the instruction puts `value` there in its own width.
+        """
+        exit_ = self._read_exit
+        if exit_ is not None and reg == (0 if isinstance(exit_, IoRead) else exit_.reg):
+            self.complete(value)
+            return
         name = _GPR_ORDER[reg] if 0 <= reg < len(_GPR_ORDER) else ""
         if not name:
             raise AxError(AxErrorKind.InvalidInput, f"set_gpr: no register number {reg} (0-15 without 4)")
         setattr(self.cpu, name, value & M64)
 
+    def expect_return_value(self) -> None:
+        """A Hypercall goes to the caller: the next run wants its result."""
+        self._hypercall = self.cpu.rip, self.cpu.retired
+
+    def _hypercall_waits(self) -> bool:
+        return self._hypercall == (self.cpu.rip, self.cpu.retired)
+
     def refuse_unanswered_hypercall(self) -> None:
         """A hypercall that nobody answered returns -1: the guest never goes on with its old RAX."""
-        if self.hypercall_pending and not self.cpu.answers:
+        if self._hypercall_waits() and not self.cpu.answers:
             self.cpu.complete(M64)
-        self.hypercall_pending = False
+        self._hypercall = None
 
     def set_return_value(self, value: int) -> None:
-        """The result of a hypercall: goes to RAX when the vCPU runs again."""
-        self.cpu.complete(value & M64)
+        """The result of a hypercall: goes to RAX when the vCPU runs again, at once if none waits."""
+        if self._hypercall_waits():
+            self.cpu.answers.clear()  # the last word counts
+            self.cpu.complete(value & M64)
+        else:
+            self.cpu.rax = value & M64
 
     def set_entry(self, entry: int) -> None:
         """Where the vCPU starts, before `setup` or again after CpuUp: axvm's real-mode entry."""
@@ -184,6 +217,7 @@ class VCpu:
     def _set_axvm_entry(self, entry: int) -> None:
         """x86_vcpu's initial guest state: real mode, CS base 0, RIP = entry; the reset vector is special."""
         cpu = self.cpu
+        self._hypercall = self._read_exit = None
         cpu.reset()
         cpu.cr0 = CR0_ET
         cpu.rdx = 0
@@ -197,6 +231,7 @@ class VCpu:
     def load_start(self, start: CpuStart) -> None:
         """Put the CPU into the state that a loader asks for."""
         cpu = self.cpu
+        self._hypercall = self._read_exit = None
         cpu.reset()
         if start.mode == "reset":
             return

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 from devices.base import DeviceError, IrqLine
 from devices.block import BlockBackend
+from devices.bus import BusError
 from devices.clock import VirtualClock
+from devices.contract import EmulatedDeviceConfig
 from devices.local_apic import DeliveryMode, IpiMessage, Shorthand, SysRegFault
-from devices.manager import AxVmDeviceConfig, AxVmDevices, IvcError, SysRegNotFound
+from devices.manager import AxVmDeviceConfig, AxVmDevices, IrqConflict, IvcError, SysRegNotFound
 from isa.cpu import Cpu
 from isa.cpuid import CpuId, feature_set
 from isa.exits import (
@@ -44,21 +46,30 @@ from isa.memory import MemoryMapError, PhysicalMemory
 from isa.msr import is_canonical
 from isa.state import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, M64
 from pysim_vm.address_space import AddrSpace
-from pysim_vm.axtypes import MappingFlags, StopReason, VmMemMappingType, VMMemoryRegion
+from pysim_vm.axtypes import (
+    MappingFlags,
+    MemoryLayout,
+    StopReason,
+    VMInterruptMode,
+    VmMemMappingType,
+    VMMemoryRegion,
+)
 from pysim_vm.board import BoardHooks, BoardOptions, PcBoard, build_pc, ram_split
 from pysim_vm.boot_plan import BootPlan, CpuStart
 from pysim_vm.config import AxVMConfig
 from pysim_vm.emulated import build_emulated
-from pysim_vm.errors import AxError, AxErrorKind, DeviceFault
+from pysim_vm.errors import AxError, AxErrorKind, DeviceFault, InvalidConfig, ResourceConflict
 from pysim_vm.hal import AxVMHal, DefaultHal
-from pysim_vm.lifecycle import VmStatus, vm_transition
-from pysim_vm.vcpu import VCpu
+from pysim_vm.lifecycle import VCpuState, VmStatus, accepts_interrupts, vm_transition
+from pysim_vm.vcpu import VCpu, VcpuSnapshot
 
 T = TypeVar("T")
 
 GUEST_SPACE_BASE = 0x0
 GUEST_SPACE_SIZE = 0x7FFF_FFFF_F000
 IDLE_EVENTS = 100_000  # timer events in a row that do not wake a halted vCPU before run_vcpu gives up
+ISA_LINES = 16  # of the two 8259s
+IDENTICAL_ALIGN = 0x20_0000  # where axvisor lets host-chosen regions begin: 2 MiB pages map them
 
 
 class GuestRam:
@@ -144,7 +155,23 @@ class AxVM:
         self.memory = PhysicalMemory()
         self.address_space = AddrSpace.new_empty(self.memory, GUEST_SPACE_BASE, GUEST_SPACE_SIZE)
         self._regions: list[VMMemoryRegion] = []
+        self._reserved: list[tuple[int, int]] = []  # host ranges to give back: (base, size)
         self._hal = hal if hal is not None else DefaultHal(self._find_vm, self.now_ns)
+        try:
+            self._build()
+        except (BusError, IrqConflict) as error:
+            self._release_memory()
+            raise ResourceConflict(f"VM[{self.id()}]: {error}") from error
+        except DeviceError as error:
+            self._release_memory()
+            raise InvalidConfig(f"VM[{self.id()}]: {error}") from error
+        except BaseException:
+            self._release_memory()
+            raise
+
+    def _build(self) -> None:
+        """Memory, CPU, board and devices, in axvm's order."""
+        config, options, plan = self._config, self._config.pysim, self.plan
         self._map_configured_memory()
         features = feature_set(options.cpu_features)
         self._features = features
@@ -161,12 +188,11 @@ class AxVM:
         )
         self._devices.mmio.on_change = self._mmio_changed
         cpu.msr_intercepted = lambda index: self._devices.sys_reg.find(index) is not None
-        hooks = self._board_hooks()
-        self.board: PcBoard | None = self._build_board(hooks) if options.platform == "pc" else None
+        self._hooks = self._board_hooks()
+        self.board: PcBoard | None = self._build_board(self._hooks) if options.platform == "pc" else None
         self.memory.unclaimed_is_mmio = options.platform == "pc" or options.missing_device == "ones"
         self._mmio_changed()
-        wire = self.board.line if self.board is not None else lambda number: IrqLine(None, number)
-        build_emulated(self._devices, config.emu_devices(), hooks, wire)
+        build_emulated(self._devices, config.emu_devices(), self._hooks, self._wire)
         entry: int | CpuStart = config.bsp_entry()
         if plan is not None:
             self._load(plan)
@@ -218,17 +244,44 @@ class AxVM:
             flags = MappingFlags(region.flags)
             if flags & MappingFlags.DEVICE:
                 continue  # axvm: device memory is listed under passthrough_devices
-            if region.map_type == VmMemMappingType.MapIdentical and not self._hal.alloc_memory_region_at(
-                region.gpa, region.size
-            ):
-                raise AxError(
-                    AxErrorKind.NoMemory,
-                    f"memory region {region.gpa:#x}+{region.size:#x}: the host cannot give that address; "
-                    "choose another or map_type 0",
-                )
+            if region.map_type is VmMemMappingType.MapIdentical:
+                self._reserve(region.gpa, region.size)
             for gpa, size in self._uncovered(region.gpa, region.size):
-                area = self.address_space.map_alloc(gpa, size, flags or MappingFlags(7), name="ram")
-                self._regions.append(VMMemoryRegion(gpa=gpa, hva=area.host, size=size))
+                self._map_region_of(gpa, size, flags or MappingFlags(7), region.map_type)
+
+    def _reserve(self, base: int, size: int) -> None:
+        """Take a host range from the HAL. NoMemory, and nothing mapped, if the host cannot give it."""
+        if not self._hal.alloc_memory_region_at(base, size):
+            raise AxError(
+                AxErrorKind.NoMemory,
+                f"memory region {base:#x}+{size:#x}: the host cannot give that address; choose another or "
+                "map_type 0",
+            )
+        self._reserved.append((base, size))
+
+    def _release_memory(self) -> None:
+        """Unmap everything and give the host its ranges back."""
+        self.address_space.clear()
+        self._regions.clear()
+        while self._reserved:
+            self._hal.dealloc_memory_region_at(*self._reserved.pop())
+
+    def _map_region_of(
+        self, gpa: int, size: int, flags: int, kind: VmMemMappingType, populate: bool = True
+    ) -> VMMemoryRegion:
+        """Map one region of RAM. Identical and reserved ones have the same address in the host.
+
+        The bytes of all of them lie in the VM's pool: the host behind the HAL is bookkeeping.
+        """
+        area = self.address_space.map_alloc(gpa, size, flags, populate)
+        region = VMMemoryRegion(
+            gpa=gpa,
+            hva=area.host if kind is VmMemMappingType.MapAlloc else gpa,
+            size=size,
+            needs_dealloc=kind is not VmMemMappingType.MapReserved,
+        )
+        self._regions.append(region)
+        return region
 
     def _uncovered(self, gpa: int, size: int) -> list[tuple[int, int]]:
         """The parts of [gpa, gpa + size) that no region covers."""
@@ -317,7 +370,7 @@ class AxVM:
         return work(self._config)
 
     def vcpu(self, vcpu_id: int) -> VCpu:
-        """A vCPU. InvalidInput "Invalid vcpu_id" if there is none."""
+        """A vCPU. InvalidInput "Invalid vcpu_id" if there is none (axvm's `vcpu` gives None)."""
         if not 0 <= vcpu_id < len(self._vcpus):
             raise AxError(
                 AxErrorKind.InvalidInput, f"Invalid vcpu_id {vcpu_id}: VM[{self.id()}] has {len(self._vcpus)}"
@@ -332,9 +385,23 @@ class AxVM:
         """All vCPUs."""
         return tuple(self._vcpus)
 
+    def vcpu_snapshots(self) -> tuple[VcpuSnapshot, ...]:
+        """Id, state and affinity of every vCPU, as they are now."""
+        return tuple(VcpuSnapshot(vcpu.id(), vcpu.state(), vcpu.phys_cpu_set()) for vcpu in self._vcpus)
+
+    def get_vcpu_affinities_pcpu_ids(self) -> list[tuple[int, int | None, int]]:
+        """For each configured vCPU: its id, its affinity mask or None, and its physical id."""
+        return self._config.get_vcpu_affinities_pcpu_ids()
+
+    def interrupt_mode(self) -> VMInterruptMode:
+        """Who delivers interrupts, as configured."""
+        return self._config.interrupt_mode()
+
     def ept_root(self) -> int:
         """Root of the nested page table; always 0 (AddrSpace is a list of areas)."""
         return self.address_space.page_table_root()
+
+    nested_page_table_root = ept_root  # axvm 0.5's name
 
     def get_devices(self) -> AxVmDevices:
         """The VM's devices; devices can be added at any time."""
@@ -343,6 +410,42 @@ class AxVM:
     def device_count(self) -> int:
         """Number of registered devices."""
         return sum(1 for _ in self._devices.iter_devices())
+
+    def add_emulated_device(self, row: EmulatedDeviceConfig) -> None:
+        """Build one more row of `emu_devices` and put it on the buses; errors as from the constructor."""
+        try:
+            build_emulated(self._devices, (row,), self._hooks, self._wire)
+        except (BusError, IrqConflict) as error:
+            raise ResourceConflict(f"VM[{self.id()}]: {error}") from error
+        except DeviceError as error:
+            raise InvalidConfig(f"VM[{self.id()}]: {error}") from error
+
+    def irq_line(self, number: int, owner: object) -> IrqLine:
+        """Board interrupt line `number` for `owner`, a device or a name. NotFound without a board.
+
+        ResourceConflict, naming both, if another device drives it.
+        """
+        if self.board is None or not 0 <= number < ISA_LINES:
+            raise AxError(
+                AxErrorKind.NotFound,
+                f'interrupt line {number}: VM[{self.id()}] has no such wire; platform = "pc" has 0-15',
+            )
+        try:
+            self._devices.claim_irq(number, owner)
+        except IrqConflict as error:
+            raise ResourceConflict(f"VM[{self.id()}]: {error}") from error
+        return self.board.line(number)
+
+    def guest_memory(self) -> GuestRam:
+        """Guest memory for a device that does DMA: `read(gpa, size)` and `write(gpa, data)`.
+
+        DeviceError where no RAM is, and then nothing is stored. Code that a write changes is decoded anew.
+        """
+        return GuestRam(self.memory)
+
+    def _wire(self, number: int) -> IrqLine:
+        """The board's interrupt line `number`; without a board one that ends nowhere."""
+        return IrqLine(None, number) if self.board is None else self.board.line(number)
 
     def hal(self) -> AxVMHal:
         """The host services."""
@@ -374,6 +477,12 @@ class AxVM:
         """Where the VM is in its life."""
         return self._status
 
+    status = vm_status  # axvm 0.5's name
+
+    def set_vm_status(self, status: VmStatus) -> None:
+        """Set the status without a check, as axvm 0.2's: for a manager that keeps its own rules."""
+        self._status = status
+
     def running(self) -> bool:
         """True after `boot` until it stops."""
         return self._status is VmStatus.Running
@@ -404,20 +513,28 @@ class AxVM:
     start = boot
 
     def pause(self) -> None:
-        """Running -> Paused; no vCPU runs between two calls, so Pausing is over at once."""
+        """Running -> Paused; Pausing for as long as run_vcpu needs to leave the guest (as Nothing)."""
         self._status = vm_transition(self._status, "pause")
-        self._status = vm_transition(self._status, "parked")
+        self._park()
+
+    def _park(self) -> None:
+        """Finish what a status is on the way to once no vCPU runs; tell a running one to leave."""
+        if self._current_vcpu is not None:
+            self._current_vcpu.cpu.kick()
+        elif self._status is VmStatus.Pausing:
+            self._status = vm_transition(self._status, "parked")
+        elif self._status is VmStatus.Stopping:
+            self._status = vm_transition(self._status, "finish_stop")
 
     def resume(self) -> None:
         """Paused -> Running."""
         self._status = vm_transition(self._status, "resume")
 
     def stop(self, reason: StopReason) -> None:
-        """-> Stopped, remembering why."""
+        """-> Stopped, remembering why; Stopping for as long as run_vcpu needs to leave the guest."""
         self._status = vm_transition(self._status, "stop")
         self.stop_reason = reason
-        if self._status is VmStatus.Stopping:
-            self._status = vm_transition(self._status, "finish_stop")
+        self._park()
 
     def shutdown(self) -> None:
         """Stop cleanly. BadState if the VM is stopping or stopped already."""
@@ -428,28 +545,40 @@ class AxVM:
     def reset(self) -> None:
         """Ready or Stopped -> Ready: CPU, devices and boot state as at creation; RAM stays.
 
-        A board reset by the guest goes the same way while the VM runs.
+        A board reset by the guest goes the same way while the VM runs. BadState while a vCPU runs: there
+        `request_reset` is the way.
         """
+        self._refuse_while_running("reset")
         self._status = vm_transition(self._status, "reset")
         self._do_reset()
 
     def destroy(self) -> None:
-        """Give memory and devices back; the VM cannot be used again."""
+        """Give memory and timers back; the VM cannot be used again. BadState while a vCPU runs."""
+        self._refuse_while_running("destroy")
         if self._status is VmStatus.Running:
             self.stop(StopReason.forced())
         self._status = vm_transition(self._status, "destroy")
-        self.address_space.clear()
+        self.clock.clear()
+        self._release_memory()
         self._status = vm_transition(self._status, "finish_destroy")
+
+    def _refuse_while_running(self, what: str) -> None:
+        if self._current_vcpu is not None:
+            raise AxError(
+                AxErrorKind.BadState,
+                f"VM[{self.id()}]: {what} while vCPU[{self._current_vcpu.id()}] runs; stop it and wait until "
+                "run_vcpu has returned",
+            )
 
     def request_reset(self) -> None:
         """The board's reset wire: the machine resets once the running instruction is over."""
         self._reset_requested = True
-        self._vcpus[0].cpu.request_attention()
+        self._vcpus[0].cpu.kick()
 
     def power_off(self) -> None:
-        """The board's power switch: run_vcpu returns SystemDown."""
+        """The board's power switch: run_vcpu returns SystemDown once the running instruction is over."""
         self._down = SystemDown()
-        self._vcpus[0].cpu.request_attention()
+        self._vcpus[0].cpu.kick()
 
     def _guest_exit(self, code: int) -> None:
         self.exit_code = code
@@ -458,6 +587,7 @@ class AxVM:
     def _do_reset(self) -> None:
         self._reset_requested = False
         self._down = None
+        self._waiting.clear()
         self.clock.clear()
         self._devices.reset()
         self.memory.set_a20(True)
@@ -469,6 +599,8 @@ class AxVM:
             vcpu.load_start(self.plan.start)
         else:
             vcpu.set_entry(self._config.bsp_entry())
+        if vcpu.state() is VCpuState.Invalid:
+            vcpu.set_state(VCpuState.Free)  # nothing is left of what went wrong
 
     # ---- the exit loop -------------------------------------------------------------------------------
 
@@ -477,12 +609,18 @@ class AxVM:
 
         axvm's order: MmioRead, MmioWrite, IoRead, IoWrite, SysRegRead, SysRegWrite, NestedPageFault of a
         lazily mapped page; then HLT with a timer armed, which skips virtual time forward. Everything else is
-        returned: Hypercall, Halt, SystemDown, TripleFault, Unimplemented, Budget after `budget` instructions (
-        the configured budget) ... A device error raises AxError and leaves the vCPU usable: RIP is at the
-        instruction, which asks again at the next run.
+        returned: Hypercall, Halt, SystemDown, TripleFault, Unimplemented, and Budget once `budget`
+        instructions or the configured budget are used up. A device error raises AxError and leaves the vCPU
+        usable: RIP is at the instruction, which asks again at the next run.
         """
         vcpu = self.vcpu(vcpu_id)
-        if self._status not in (VmStatus.Ready, VmStatus.Running):
+        if self._current_vcpu is not None:
+            raise AxError(
+                AxErrorKind.BadState,
+                f"VM[{self.id()}]: run_vcpu while vCPU[{self._current_vcpu.id()}] runs; return from the "
+                "device or callback first",
+            )
+        if not self._may_run():
             raise AxError(
                 AxErrorKind.BadState, f"VM[{self.id()}] is {self._status.name}; start or reset it first"
             )
@@ -524,7 +662,8 @@ class AxVM:
         try:
             return self.with_current_vcpu(vcpu, work)
         finally:
-            vcpu.unbind()
+            if vcpu.state() is not VCpuState.Invalid:
+                vcpu.unbind()
 
     def with_current_vcpu(self, vcpu: VCpu, work: Callable[[], T]) -> T:
         """`work` with `vcpu` as the VM's current one. BadState if one is current already."""
@@ -532,10 +671,11 @@ class AxVM:
             raise AxError(AxErrorKind.BadState, f"VM[{self.id()}]: a vCPU is running already")
         self._current_vcpu = vcpu
         try:
-            with self._hal.running(self.id(), vcpu.id()):
+            with self._hal.running(self.id(), vcpu.id(), vcpu.favor_phys_cpu(), self.now_ns):
                 return work()
         finally:
             self._current_vcpu = None
+            self._park()
 
     def current_vcpu(self) -> VCpu | None:
         """The vCPU that is running now."""
@@ -544,10 +684,19 @@ class AxVM:
     def _exit_loop(self, vcpu: VCpu, limit: int) -> ExitReason:
         cpu = vcpu.cpu
         while True:
+            if not cpu.answers:  # between two instructions
+                if self._reset_requested:
+                    self._do_reset()
+                if self._down is not None:
+                    return self._down
+                if self._waiting:
+                    return self._waiting.popleft()
+                if not self._may_run():
+                    return Nothing()
             reason = vcpu.run(self._next_stop(cpu, limit))
             if reason.__class__ is Budget:
-                self.clock.fire_due()
-                if cpu.retired >= limit:
+                self._fire_timers()
+                if cpu.retired >= limit and not self._has_news():
                     return reason
             else:
                 name = reason.__class__.__name__
@@ -556,16 +705,28 @@ class AxVM:
                     self.on_exit(vcpu, reason)
                 if not self._answer(vcpu, reason):
                     return reason
-            if self._reset_requested and not cpu.answers:
-                self._do_reset()
-            if self._down is not None and not cpu.answers:
-                return self._down
-            if self._waiting and not cpu.answers:
-                return self._waiting.popleft()
+
+    def _may_run(self) -> bool:
+        return self._status in (VmStatus.Ready, VmStatus.Running)
+
+    def _has_news(self) -> bool:
+        """Something for the moment between two instructions."""
+        return bool(self._down is not None or self._reset_requested or self._waiting or not self._may_run())
+
+    def _fire_timers(self) -> None:
+        """Let the clock's due callbacks run; DeviceFault if one fails. The others stay armed."""
+        try:
+            self.clock.fire_due()
+        except Exception as error:
+            said = str(error) if isinstance(error, DeviceError) else f"{type(error).__name__}: {error}"
+            raise DeviceFault(
+                f"VM[{self.id()}] at {self.now_ns()} ns: a timer callback failed with {said}; the traceback "
+                "of the cause says where"
+            ) from error
 
     def _next_stop(self, cpu: Cpu, limit: int) -> int:
         """The retired count of the next deadline or of the budget, whichever comes first."""
-        if (self._down is not None or self._reset_requested or self._waiting) and cpu.answers:
+        if cpu.answers and self._has_news():
             return cpu.retired + 1  # finish the instruction that asked for it
         deadline = self.clock.next_deadline_ns()
         if deadline is None:
@@ -598,7 +759,7 @@ class AxVM:
                 case Halt():
                     return self._idle(vcpu.cpu)
                 case Hypercall():
-                    vcpu.hypercall_pending = True
+                    vcpu.expect_return_value()
                     return False
                 case _:
                     return False
@@ -631,8 +792,8 @@ class AxVM:
             if deadline is None:
                 return False
             self._skipped_ns += max(0, deadline - self.now_ns())
-            self.clock.fire_due()
-            if self._down is not None or self._reset_requested or self._waiting:
+            self._fire_timers()
+            if self._has_news():
                 return True
         return False
 
@@ -672,12 +833,12 @@ class AxVM:
         else:
             everyone = message.shorthand in (Shorthand.ALL, Shorthand.OTHERS)
             self._waiting.append(SendIPI(message.destination, 0, everyone, False, message.vector))
-        self._vcpus[0].cpu.request_attention()
+        self._vcpus[0].cpu.kick()
 
     def _sleep(self, state: int) -> None:
         """The guest asked ACPI for a sleep state other than soft-off."""
         self._waiting.append(CpuDown(state))
-        self._vcpus[0].cpu.request_attention()
+        self._vcpus[0].cpu.kick()
 
     def host_interrupt(self, vector: int) -> None:
         """The host wants attention: a running vCPU leaves the guest with ExternalInterrupt."""
@@ -686,15 +847,24 @@ class AxVM:
         cpu.request_attention()
 
     def kick(self) -> None:
-        """Make run_vcpu return Nothing at the next instruction boundary, for housekeeping by the caller."""
+        """Make run_vcpu return Nothing at the next instruction boundary, for housekeeping by the caller.
+
+        It may be called from a signal handler or another thread.
+        """
         self._waiting.append(Nothing())
-        self._vcpus[0].cpu.request_attention()
+        self._vcpus[0].cpu.kick()
 
     def inject_interrupt_to_vcpu(self, targets: int, irq: int) -> None:
         """Queue vector `irq` for every vCPU whose bit is set in `targets`, through the HAL.
 
-        InvalidInput if a bit names no vCPU. Unlike axvm's, it may be called for a VM that is not current.
+        InvalidInput if a bit names no vCPU, BadState if the VM is stopped. Unlike axvm's, it may be called
+        for a VM that is not current, and before the first run.
         """
+        if not (self._status is VmStatus.Ready or accepts_interrupts(self._status)):
+            raise AxError(
+                AxErrorKind.BadState,
+                f"VM[{self.id()}] is {self._status.name} and takes no interrupts; start it first",
+            )
         for vcpu_id in range(targets.bit_length()):
             if targets >> vcpu_id & 1:
                 self.vcpu(vcpu_id)
@@ -719,15 +889,47 @@ class AxVM:
         self.address_space.map_linear(gpa, hpa, size, flags)
 
     def unmap_region(self, gpa: int, size: int) -> None:
-        """Unmap one area."""
+        """Unmap one area; if it was a region of RAM, its contents are lost and its host range is free."""
         self.address_space.unmap(gpa, size)
+        self._regions = [region for region in self._regions if region.gpa != gpa]
+        if (gpa, size) in self._reserved:
+            self._reserved.remove((gpa, size))
+            self._hal.dealloc_memory_region_at(gpa, size)
 
-    def alloc_memory_region(self, size: int, gpa: int, flags: int = 7) -> VMMemoryRegion:
-        """Map `size` bytes of fresh zeroed RAM at `gpa`."""
-        area = self.address_space.map_alloc(gpa, size, flags)
-        region = VMMemoryRegion(gpa=gpa, hva=area.host, size=size)
-        self._regions.append(region)
+    def alloc_memory_region(
+        self, layout: MemoryLayout | int, gpa: int | None = None, flags: int = 7, *, populate: bool = True
+    ) -> VMMemoryRegion:
+        """Map fresh zeroed RAM at `gpa`; without one the host chooses an address, the same for both sides.
+
+        `layout` is a size in bytes or a size and an alignment. Without `populate` every page is given at its
+        first touch, through a NestedPageFault that run_vcpu answers.
+        """
+        wanted = _layout(layout)
+        if gpa is not None:
+            return self._map_region_of(gpa, wanted.size, flags, VmMemMappingType.MapAlloc, populate)
+        align = max(wanted.align, IDENTICAL_ALIGN)
+        top = max((region.end for region in self.memory.regions), default=align)
+        base = -(-top // align) * align
+        region = self._map_region_of(base, wanted.size, flags, VmMemMappingType.MapIdentical, populate)
+        try:
+            self._reserve(base, wanted.size)
+        except AxError:
+            self.unmap_region(base, wanted.size)
+            raise
         return region
+
+    def map_reserved_memory_region(
+        self, layout: MemoryLayout | int, gpa: int | None, flags: int = 7
+    ) -> VMMemoryRegion:
+        """Map host memory that was set aside before the VM came, at the same address; the VM never frees it.
+
+        InvalidInput without a `gpa`: only the caller knows where that memory lies.
+        """
+        if gpa is None:
+            raise AxError(
+                AxErrorKind.InvalidInput, "a reserved memory region needs a GPA: say where the host keeps it"
+            )
+        return self._map_region_of(gpa, _layout(layout).size, flags, VmMemMappingType.MapReserved)
 
     def get_image_load_region(self, gpa: int, size: int) -> list[memoryview]:
         """Host views to write an image into. BadState if the guest has no memory there."""
@@ -791,6 +993,14 @@ class AxVM:
 
     def _mmio_changed(self) -> None:
         self.memory.set_mmio((entry.base, entry.length) for entry in self._devices.mmio)
+
+
+def _layout(layout: MemoryLayout | int) -> MemoryLayout:
+    if isinstance(layout, MemoryLayout):
+        return layout
+    if layout <= 0:
+        raise AxError(AxErrorKind.InvalidInput, f"a memory region of {layout} bytes: give a positive size")
+    return MemoryLayout(layout)
 
 
 def _start_date(value: str | datetime | None) -> datetime:

@@ -20,13 +20,21 @@ FAMILIES = (
     "interrupt",
     "io",
     "logic",
+    "mmx",
     "move",
     "muldiv",
     "segment",
     "shift",
+    "sse_crypto",
+    "sse_float",
+    "sse_int",
+    "sse_move",
+    "sse_string",
     "stack",
     "string",
     "system",
+    "x87_arith",
+    "x87_move",
 )
 
 

@@ -12,7 +12,7 @@ from isa.faults import DeviceNotAvailable, FpuError, GeneralProtection, InvalidO
 from isa.msr import is_canonical
 from isa.operands import Memory, Operand
 from isa.semantics.registry import insn
-from isa.state import CR0_EM, CR0_MP, CR0_TS, CR4_OSFXSR, M32, M64
+from isa.state import CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSFXSR, M16, M32, M64
 
 if TYPE_CHECKING:
     from isa.cpu import Cpu
@@ -32,9 +32,16 @@ def check_fpu(cpu: Cpu) -> None:
 
 
 def check_pending(cpu: Cpu) -> None:
-    """#MF for an unmasked x87 exception that an earlier instruction left."""
+    """#MF for an unmasked x87 exception that an earlier instruction left; with CR0.NE = 0 the FERR# pin.
+
+    Quirk: with CR0.NE = 0 the instruction goes on as if IGNNE# were asserted; hardware waits here for the
+    interrupt. FERR# is asserted when the exception happens, so the interrupt normally came before.
+    """
     if cpu.fpu.status & ~cpu.fpu.control & EXCEPTIONS:
-        raise FpuError("unmasked x87 exception pending")
+        if cpu.cr0 & CR0_NE:
+            raise FpuError("unmasked x87 exception pending")
+        if cpu.on_ferr is not None:
+            cpu.on_ferr()
 
 
 def check_sse(cpu: Cpu) -> None:
@@ -46,9 +53,14 @@ def check_sse(cpu: Cpu) -> None:
 
 
 def update_summary(cpu: Cpu) -> None:
-    """ES and B follow the unmasked exceptions."""
+    """ES and B follow the unmasked exceptions; with CR0.NE = 0 a new one asserts FERR# at once.
+
+    SDM Vol. 1, "MS-DOS Compatibility Sub-mode": the pin goes to the interrupt controller as IRQ 13.
+    """
     fpu = cpu.fpu
     if fpu.status & ~fpu.control & EXCEPTIONS:
+        if cpu.on_ferr is not None and not (fpu.status & ERROR_SUMMARY or cpu.cr0 & CR0_NE):
+            cpu.on_ferr()
         fpu.status |= ERROR_SUMMARY | BUSY
     else:
         fpu.status &= ~(ERROR_SUMMARY | BUSY)
@@ -140,6 +152,143 @@ def emms(cpu: Cpu) -> None:
         raise DeviceNotAvailable("EMMS with CR0.TS")
     check_pending(cpu)
     cpu.fpu.tags = [1] * 8
+    cpu.fpu.top = 0                      # Vol. 3, "Effect of MMX Instructions on the x87 FPU State"
+
+
+@insn("FNENI", "FENI", "FNDISI", "FDISI", "FNSETPM", "FSETPM", inline=False)
+def fneni(cpu: Cpu) -> None:
+    """Nothing: 8087 and 80287 control that later units ignore"""
+    check_fpu(cpu)
+
+
+# ---- environment and state images ------------------------------------------------------------------------
+
+ENVIRONMENT16, ENVIRONMENT32 = 14, 28  # bytes of the two formats
+RESERVED_ONES = 0xFFFF_0000
+
+
+def full_tags(cpu: Cpu) -> int:
+    """The tag word: two bits for each physical register, 0 valid, 1 zero, 2 special, 3 empty."""
+    fpu = cpu.fpu
+    word = 0
+    for n in range(8):
+        exponent, significand = fpu.regs[n] >> 64 & 0x7FFF, fpu.regs[n] & M64
+        if fpu.tags[n]:
+            tag = 3
+        elif not exponent and not significand:
+            tag = 1
+        elif exponent in (0, 0x7FFF) or not significand >> 63:
+            tag = 2
+        else:
+            tag = 0
+        word |= tag << 2 * n
+    return word
+
+
+def environment(cpu: Cpu, size: int) -> bytes:
+    """Control, status and tag word and the pointers, in the format of the mode and of 14 or 28 bytes.
+
+    SDM Vol. 1, "Saving the x87 FPU's State with FSTENV/FNSTENV and FSAVE/FNSAVE". Real and virtual-8086 mode
+    store linear addresses; the 16-bit protected-mode format has no room for FOP.
+    """
+    fpu = cpu.fpu
+    words = [fpu.control, fpu.status_word(), full_tags(cpu)]
+    if size == ENVIRONMENT32:
+        if cpu.protected:
+            words += [fpu.ip & M32, fpu.opcode << 16 | fpu.cs, fpu.dp & M32, fpu.ds]
+        else:
+            ip, dp = (fpu.cs << 4) + fpu.ip & M32, (fpu.ds << 4) + fpu.dp & M32
+            words += [ip & M16, ip >> 16 << 12 | fpu.opcode, dp & M16, dp >> 16 << 12]
+        reserved = (1, 1, 1, 0, 0, 0, 1) if cpu.protected else (1, 1, 1, 1, 0, 1, 0)
+        pairs = zip(words, reserved, strict=True)
+        return b"".join((word | ones * RESERVED_ONES).to_bytes(4, "little") for word, ones in pairs)
+    if cpu.protected:
+        words += [fpu.ip & M16, fpu.cs, fpu.dp & M16, fpu.ds]
+    else:
+        ip, dp = (fpu.cs << 4) + fpu.ip, (fpu.ds << 4) + fpu.dp
+        words += [ip & M16, ip >> 4 & 0xF000 | fpu.opcode, dp & M16, dp >> 4 & 0xF000]
+    return b"".join(word.to_bytes(2, "little") for word in words)
+
+
+def set_environment(cpu: Cpu, image: bytes) -> None:
+    """The reverse of `environment`. Of the tags only "empty" counts; ES and B follow the exceptions."""
+    fpu = cpu.fpu
+    width = len(image) // 7
+    words = [int.from_bytes(image[n : n + width], "little") for n in range(0, len(image), width)]
+    fpu.control = words[0] & 0x1F7F | 0x40
+    fpu.status = words[1] & 0x477F
+    fpu.top = words[1] >> 11 & 7
+    fpu.tags = [int(words[2] >> 2 * n & 3 == 3) for n in range(8)]
+    ip, selector, dp, data_selector = words[3:]
+    if cpu.protected:
+        fpu.ip, fpu.cs, fpu.dp, fpu.ds = ip, selector & M16, dp, data_selector & M16
+        if width == 4:
+            fpu.opcode = selector >> 16 & 0x7FF
+        else:
+            fpu.opcode = 0
+    else:
+        fpu.ip = ip & M16 | (selector >> 12 & M16) << 16
+        fpu.dp = dp & M16 | (data_selector >> 12 & M16) << 16
+        fpu.cs = fpu.ds = 0
+        fpu.opcode = selector & 0x7FF
+    update_summary(cpu)
+
+
+@insn("FNSTENV", inline=False)
+def fnstenv(cpu: Cpu, dst: Memory) -> None:
+    """DEST := environment; all exceptions masked"""
+    check_fpu(cpu)
+    cpu.write_bytes(dst.segment, dst.offset, environment(cpu, dst.bytes))
+    cpu.fpu.control |= EXCEPTIONS
+    update_summary(cpu)
+
+
+@insn("FSTENV", inline=False)
+def fstenv(cpu: Cpu, dst: Memory) -> None:
+    """FWAIT; FNSTENV"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    fnstenv(cpu, dst)
+
+
+@insn("FLDENV", inline=False)
+def fldenv(cpu: Cpu, src: Memory) -> None:
+    """Environment := SRC"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    set_environment(cpu, cpu.read_bytes(src.segment, src.offset, src.bytes))
+
+
+@insn("FNSAVE", inline=False)
+def fnsave(cpu: Cpu, dst: Memory) -> None:
+    """DEST := environment and ST(0) to ST(7); FNINIT"""
+    check_fpu(cpu)
+    fpu = cpu.fpu
+    registers = b"".join((fpu.regs[fpu.top + n & 7] & M80).to_bytes(10, "little") for n in range(8))
+    cpu.write_bytes(dst.segment, dst.offset, environment(cpu, dst.bytes - len(registers)) + registers)
+    fpu.init()
+
+
+@insn("FSAVE", inline=False)
+def fsave(cpu: Cpu, dst: Memory) -> None:
+    """FWAIT; FNSAVE"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    fnsave(cpu, dst)
+
+
+@insn("FRSTOR", inline=False)
+def frstor(cpu: Cpu, src: Memory) -> None:
+    """Environment and ST(0) to ST(7) := SRC"""
+    check_fpu(cpu)
+    check_pending(cpu)
+    image = cpu.read_bytes(src.segment, src.offset, src.bytes)
+    head = src.bytes - 80
+    set_environment(cpu, image[:head])
+    fpu = cpu.fpu
+    for n in range(8):
+        at = head + 10 * n
+        fpu.regs[fpu.top + n & 7] = int.from_bytes(image[at : at + 10], "little")
 
 
 @insn("LDMXCSR", inline=False)

@@ -36,7 +36,7 @@ def compare(cpu: Cpu, a: int, b: int, width: Operand | Width) -> None:
 
 def signed(value: int, bits: int) -> int:
     """The two's complement reading of an unsigned `bits`-wide value."""
-    return value - (value >> (bits - 1) << bits)
+    return (value ^ 1 << (bits - 1)) - (1 << (bits - 1))
 
 
 def low_part(register: int, value: int, mask: int) -> int:

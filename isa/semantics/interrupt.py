@@ -107,6 +107,26 @@ def _pop_three(cpu: Cpu, size: int) -> tuple[int, int, int]:
     )
 
 
+def _pop_stack(cpu: Cpu, size: int) -> tuple[int, int]:
+    """The stack pointer and SS selector that lie behind those three. #SS(0)."""
+    rsp, mask, ss = cpu.rsp + 3 * size, cpu.stack_mask, cpu.ss
+    return cpu.read_data(ss, rsp & mask, size), cpu.read_data(ss, rsp + size & mask, size) & M16
+
+
+def _pop_five(cpu: Cpu, size: int) -> tuple[int, int, int, int, int]:
+    """All five in one load, where no alignment check can come: 64-bit mode below level 3. #SS(0)."""
+    frame = cpu.load_stack(cpu.rsp, 5 * size)
+    bits = 8 * size
+    low = (1 << bits) - 1
+    return (
+        frame & low,
+        frame >> bits & M16,
+        frame >> 2 * bits & low,
+        frame >> 3 * bits & low,
+        frame >> 4 * bits & M16,
+    )
+
+
 def _merged_flags(cpu: Cpu, popped: int, mask: int) -> int:
     return cpu.rflags() & ~mask | popped & mask
 
@@ -143,10 +163,14 @@ def _iret_v86(cpu: Cpu, size: int) -> None:
 
 
 def _iret_protected(cpu: Cpu, size: int) -> None:
-    offset, selector, popped = _pop_three(cpu, size)
-    if popped >> VM_BIT & 1 and not cpu.cpl and size == 4 and not cpu.efer & EFER_LMA:
-        _to_v86(cpu, offset, selector, popped)
-        return
+    whole = cpu.mode64 and cpu.cpl < 3
+    if whole:
+        offset, selector, popped, new_rsp, ss_selector = _pop_five(cpu, size)
+    else:
+        offset, selector, popped = _pop_three(cpu, size)
+        if popped >> VM_BIT & 1 and not cpu.cpl and size == 4 and not cpu.efer & EFER_LMA:
+            _to_v86(cpu, offset, selector, popped)
+            return
     code = check_code_return(cpu, selector)
     level = selector & 3
     mask = FLAGS_ALWAYS
@@ -157,9 +181,8 @@ def _iret_protected(cpu: Cpu, size: int) -> None:
     if cpu.cpl == 0:
         mask |= IOPL | FLAGS_VIRTUAL if size > 2 else IOPL
     if level != cpu.cpl or cpu.mode64:
-        stack_at = cpu.rsp + 3 * size
-        new_rsp = cpu.read_data(cpu.ss, stack_at & cpu.stack_mask, size)
-        ss_selector = cpu.read_data(cpu.ss, stack_at + size & cpu.stack_mask, size) & M16
+        if not whole:
+            new_rsp, ss_selector = _pop_stack(cpu, size)
         stack = check_return_stack(cpu, ss_selector, code)
         check_entry(cpu, code, offset)
         set_accessed(cpu, code)

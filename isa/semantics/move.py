@@ -82,7 +82,7 @@ def fence(cpu: Cpu) -> None:
 @insn("CLFLUSH", "CLFLUSHOPT", "CLWB")
 def clflush(cpu: Cpu, src: Memory) -> None:
     """Write back a cache line: there is no cache, but the address is checked as by a byte load"""
-    cpu.check_read(cpu.linear_address(src.segment, src.offset, 1, False), 1)
+    cpu.check_read(cpu.linear_address(src.segment, src.offset, 1, False), 1, src.segment is cpu.ss)
 
 
 @insn("UD0", "UD1", "UD2")

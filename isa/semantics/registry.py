@@ -28,6 +28,7 @@ class Definition:
     own_privilege: bool   # the function checks CPL itself instead of iced's CPL table
     rep: bool             # a string instruction: REP prefixes repeat it through `string.repeat`
     bulk: Bulk | None     # does many elements at once where nothing can tell the difference
+    located: bool = False  # an `operands.Location` comes as an extra first operand (x87: FIP and FOP)
 
 
 def insn(
@@ -37,6 +38,7 @@ def insn(
     own_privilege: bool = False,
     rep: bool = False,
     bulk: Bulk | None = None,
+    located: bool = False,
 ) -> Callable[[Semantics], Semantics]:
     """Tag a function as the definition of iced mnemonics ("ADD") or single forms ("MOV_CR_R64").
 
@@ -44,7 +46,7 @@ def insn(
     """
 
     def tag(function: Semantics) -> Semantics:
-        definition = Definition(function, inline, sized, own_privilege, rep, bulk)
+        definition = Definition(function, inline, sized, own_privilege, rep, bulk, located)
         tags: list[tuple[tuple[str, ...], Definition]] = getattr(function, "__insn__", [])
         function.__insn__ = [*tags, (names, definition)]  # type: ignore[attr-defined]
         return function

@@ -60,8 +60,6 @@ def mov_from_segment(cpu: Cpu, dst: Operand, src: SegmentOperand) -> None:
 @insn("MOV_SREG_RM16", "MOV_SREG_R32M16", "MOV_SREG_R64M16", inline=False)
 def mov_to_segment(cpu: Cpu, dst: SegmentOperand, src: Operand) -> None:
     """SREG := SRC; MOV SS holds interrupts back until after the next instruction"""
-    if dst.register is cpu.cs:
-        raise InvalidOpcode("MOV to CS")
     load_segment(cpu, dst.register, src.value & M16)
     if dst.register is cpu.ss:
         cpu.shadow = MOV_SS_SHADOW

@@ -32,18 +32,18 @@ from isa.semantics.vector import (
     added_signed,
     added_unsigned,
     average,
+    both,
     bytes_to_words,
     check_vector,
     chosen,
     dwords_to_qwords,
+    dwords_to_words,
     equal,
     greater,
     join,
     larger_signed,
     larger_unsigned,
     negative,
-    packed_signed,
-    packed_unsigned,
     shifted_arithmetic,
     shifted_left,
     shifted_right,
@@ -57,6 +57,7 @@ from isa.semantics.vector import (
     subtracted,
     subtracted_signed,
     subtracted_unsigned,
+    words_to_bytes,
     words_to_dwords,
 )
 from isa.state import M32, M64
@@ -793,28 +794,28 @@ def punpckhqdq(cpu: Cpu, dst: Operand, src: Operand) -> None:
 def packsswb(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := saturate(SRC:DEST[i]), words to signed bytes"""
     check_vector(cpu, dst)
-    dst.value = packs(dst.value, src.value, dst.bytes, 16)
+    dst.value = words_to_bytes(both(dst.value, src.value, dst.bytes), signed=True)
 
 
 @insn("PACKSSDW")
 def packssdw(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := saturate(SRC:DEST[i]), doublewords to signed words"""
     check_vector(cpu, dst)
-    dst.value = packs(dst.value, src.value, dst.bytes, 32)
+    dst.value = dwords_to_words(both(dst.value, src.value, dst.bytes), -0x8000, 0x7FFF)
 
 
 @insn("PACKUSWB")
 def packuswb(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := saturate(SRC:DEST[i]), signed words to unsigned bytes"""
     check_vector(cpu, dst)
-    dst.value = packus(dst.value, src.value, dst.bytes, 16)
+    dst.value = words_to_bytes(both(dst.value, src.value, dst.bytes), signed=False)
 
 
 @insn("PACKUSDW")
 def packusdw(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := saturate(SRC:DEST[i]), signed doublewords to unsigned words"""
     check_sse(cpu)
-    dst.value = packus(dst.value, src.value, 16, 32)
+    dst.value = dwords_to_words(both(dst.value, src.value, 16), 0, 0xFFFF)
 
 
 @insn("PMOVZXBW")
@@ -1008,11 +1009,6 @@ def smallest_word(a: int) -> int:
     return least | words.index(least) << 16
 
 
-def both(a: int, b: int, size: int) -> bytes:
-    """a below b, each of `size` bytes."""
-    return a.to_bytes(size, "little") + b.to_bytes(size, "little")
-
-
 def pairs(a: int, b: int, size: int, width: int, signed: bool) -> list[tuple[int, int]]:
     """Neighbouring lanes of b:a."""
     step = width // 8
@@ -1035,31 +1031,19 @@ def pair_differences(a: int, b: int, size: int, width: int) -> int:
     return sum(lane << n * width for n, lane in enumerate(differences))
 
 
+def saturated(number: int) -> int:
+    """A number as a signed word, as 16 bits."""
+    return max(-0x8000, min(0x7FFF, number)) & 0xFFFF
+
+
 def pair_sums_saturated(a: int, b: int, size: int) -> int:
     """Sums of neighbouring words of b:a, saturated."""
-    return int.from_bytes(packed_signed([x + y for x, y in pairs(a, b, size, 16, True)], 16), "little")
+    return sum(saturated(x + y) << 16 * n for n, (x, y) in enumerate(pairs(a, b, size, 16, True)))
 
 
 def pair_differences_saturated(a: int, b: int, size: int) -> int:
     """Differences of neighbouring words of b:a, saturated."""
-    return int.from_bytes(packed_signed([x - y for x, y in pairs(a, b, size, 16, True)], 16), "little")
-
-
-def signed_lanes(a: int, b: int, size: int, width: int) -> list[int]:
-    """The signed `width`-bit lanes of b:a."""
-    raw = both(a, b, size)
-    step = width // 8
-    return [int.from_bytes(raw[n : n + step], "little", signed=True) for n in range(0, len(raw), step)]
-
-
-def packs(a: int, b: int, size: int, width: int) -> int:
-    """Lanes of b:a saturated to signed ones of half the width."""
-    return int.from_bytes(packed_signed(signed_lanes(a, b, size, width), width // 2), "little")
-
-
-def packus(a: int, b: int, size: int, width: int) -> int:
-    """Lanes of b:a saturated to unsigned ones of half the width."""
-    return int.from_bytes(packed_unsigned(signed_lanes(a, b, size, width), width // 2), "little")
+    return sum(saturated(x - y) << 16 * n for n, (x, y) in enumerate(pairs(a, b, size, 16, True)))
 
 
 def shuffled_bytes(a: int, order: int, size: int) -> int:

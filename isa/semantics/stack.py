@@ -144,7 +144,7 @@ def enter(cpu: Cpu, width: Width, allocate: Operand, nesting: Operand) -> None:
         cpu.write_data(cpu.ss, top, size, frame & mask)
     top = top - allocate.value & stack_mask
     # A write to the new top must be possible (SDM Vol. 2, ENTER, exceptions); nothing is written there.
-    cpu.check_write(cpu.linear_address(cpu.ss, top, size, True), size)
+    cpu.check_write(cpu.linear_address(cpu.ss, top, size, True), size, True)
     cpu.rbp = cpu.rbp & ~stack_mask | frame
     cpu.rsp = cpu.rsp & ~stack_mask | top
 

@@ -120,8 +120,11 @@ def chosen(mask: int, a: int, b: int) -> int:
 def sign_bits(a: int) -> int:
     """The highest bits of the 16 bytes as a number of 16 bits."""
     # The factor moves the top bit of byte i of a quadword to bit 56 + i; no two products meet
-    low = (a & 0x8080_8080_8080_8080) * 0x0002_0408_1020_4081 >> 56 & 0xFF
-    return low | (a >> 64 & 0x8080_8080_8080_8080) * 0x0002_0408_1020_4081 >> 48 & 0xFF00
+    a &= BYTES.sign
+    if not a:
+        return 0
+    low = (a & M64) * 0x0002_0408_1020_4081 >> 56 & 0xFF
+    return low | (a >> 64) * 0x0002_0408_1020_4081 >> 48 & 0xFF00
 
 
 # ---- addition and subtraction ------------------------------------------------------------------------------
@@ -260,18 +263,28 @@ def sign_extended(a: int, narrow: int, lanes: Lanes) -> int:
     return subtracted(a ^ sign, sign, lanes)
 
 
-def packed_signed(lanes: Iterable[int], width: int) -> bytes:
-    """Signed numbers saturated to signed `width`-bit ones, little-endian."""
-    top = (1 << width - 1) - 1
-    size = width // 8
-    return b"".join([max(~top, min(top, lane)).to_bytes(size, "little", signed=True) for lane in lanes])
+# A word -> the byte that it saturates to
+_SIGNED_BYTE = bytes(range(128)) + b"\x7f" * 0x7F80 + b"\x80" * 0x7F80 + bytes(range(128, 256))
+_UNSIGNED_BYTE = bytes(range(256)) + b"\xff" * 0x7F00 + bytes(0x8000)
+_WORDS_OF = {16: Struct("<8H"), 32: Struct("<16H")}
+_DWORDS_OF = {16: Struct("<4i"), 32: Struct("<8i")}
 
 
-def packed_unsigned(lanes: Iterable[int], width: int) -> bytes:
-    """Signed numbers saturated to unsigned `width`-bit ones, little-endian."""
-    top = (1 << width) - 1
-    size = width // 8
-    return b"".join([max(0, min(top, lane)).to_bytes(size, "little") for lane in lanes])
+def both(a: int, b: int, size: int) -> bytes:
+    """a below b, each of `size` bytes."""
+    return (b << 8 * size | a).to_bytes(2 * size, "little")
+
+
+def words_to_bytes(raw: bytes, *, signed: bool) -> int:
+    """16 or 32 bytes of signed words, saturated to bytes."""
+    table = _SIGNED_BYTE if signed else _UNSIGNED_BYTE
+    return int.from_bytes(bytes(map(table.__getitem__, _WORDS_OF[len(raw)].unpack(raw))), "little")
+
+
+def dwords_to_words(raw: bytes, least: int, most: int) -> int:
+    """16 or 32 bytes of signed doublewords, saturated to words between `least` and `most`."""
+    clamped = [least if x < least else most if x > most else x for x in _DWORDS_OF[len(raw)].unpack(raw)]
+    return int.from_bytes(b"".join([(x & 0xFFFF).to_bytes(2, "little") for x in clamped]), "little")
 
 
 def shuffled_dwords(a: int, order: int) -> int:

@@ -28,11 +28,20 @@ def test_debian_kernel_prints_its_banner_and_goes_on_with_memory_and_time():
     assert "Zone ranges:" in log
 
 
-def test_debian_kernel_comes_up_through_its_own_decompressor_too():
+@pytest.mark.parametrize("entry", ["stub64", "stub32", "real"])
+def test_debian_kernel_starts_through_each_entry_of_its_own_stub(entry: str):
     vm = vm_from_image(
         guest("vmlinuz-cloud-amd64"),
-        LoadOptions(cmdline=COMMAND_LINE + " earlyprintk=ttyS0", linux_entry="stub64"),
+        LoadOptions(cmdline="earlyprintk=ttyS0 nokaslr", linux_entry=entry),
         memory="256M",
     )
-    assert isinstance(vm.run(3_000_000), Budget)
+    assert isinstance(vm.run(2_000_000), Budget)
+    assert "KASLR disabled: 'nokaslr' on cmdline." in vm.console.text()
     assert vm.vcpu(0).cpu.mode_name() == "64-bit"
+
+
+def test_debian_kernel_prints_its_banner_when_entered_by_its_pvh_note():
+    vm = vm_from_image(
+        guest("vmlinuz-cloud-amd64"), LoadOptions(cmdline=COMMAND_LINE, linux_entry="pvh"), memory="128M"
+    )
+    assert run_until(vm, "Linux version 6.", 30_000_000) is None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from isa.cpu import Cpu
 from isa.decode import disassemble, feature_names
+from isa.faults import Fault
 from isa.memory import PhysicalMemory
-from isa.state import CR0_PE, EFER_LMA, EFER_LME
+from isa.state import CR0_PE, EFER_LMA, EFER_LME, GPR_NAMES
 
 CODE = 0x1000  # where `make_cpu` puts the code and RIP
 STACK = 0x8000  # where it puts RSP
@@ -58,8 +59,37 @@ def execute(text: str, code: str, bits: int = 64, **registers: int) -> Cpu:
 
 def run_one(cpu: Cpu, text: str, raw: bytes) -> Cpu:
     """Put `raw` at RIP of a prepared machine and step over it; `text` must be its disassembly."""
-    assert disassemble(raw, cpu.code_bits, cpu.rip) == text
+    read = disassemble(raw, cpu.code_bits, cpu.rip)
+    assert read == text, f"the bytes read {read!r}"
     cpu.memory.write(cpu.cs.base + cpu.rip if not cpu.mode64 else cpu.rip, raw)
     reason = cpu.step()
     assert reason is None, reason
     return cpu
+
+
+def fault_of(cpu: Cpu, text: str, raw: bytes) -> Fault:
+    """The fault that the one instruction `raw` raises, not delivered; `text` must be its disassembly."""
+    read = disassemble(raw, cpu.code_bits, cpu.rip)
+    assert read == text, f"the bytes read {read!r}"
+    cpu.memory.write(cpu.rip if cpu.mode64 else cpu.cs.base + cpu.rip, raw)
+    before = visible_state(cpu)
+    insn = cpu.code[cpu.rip]
+    start, cpu.rip = cpu.rip, insn.next
+    try:
+        insn.function(cpu, *insn.operands)
+    except Fault as fault:
+        cpu.rip = start
+        assert visible_state(cpu) == before, "a fault committed something"
+        return fault
+    raise AssertionError(f"{text} raised nothing")
+
+
+def visible_state(cpu: Cpu) -> tuple[int, ...]:
+    """RIP, RFLAGS and the general registers."""
+    return (cpu.rip, cpu.rflags(), *(getattr(cpu, name) for name in GPR_NAMES))
+
+
+def flags_of(cpu: Cpu) -> str:
+    """The arithmetic flags that are set, as "CF PF AF ZF SF OF" names them."""
+    names = ("CF", "PF", "AF", "ZF", "SF", "OF")
+    return " ".join(name for name in names if getattr(cpu, name.lower()))

@@ -169,6 +169,7 @@ def test_ltr_takes_only_an_available_tss_and_makes_it_busy(bits: int) -> None:
         if not expected:
             assert cpu.tr.type == kind | 2
     assert outcome(load_tr, table_cpu(bits), 3) == "#GP(0x0)"
+    assert outcome(load_tr, table_cpu(bits), SLOT | 4) == f"#GP({SLOT | 4:#x})"
 
 
 def test_long_mode_system_descriptors_have_sixteen_bytes() -> None:
@@ -178,6 +179,8 @@ def test_long_mode_system_descriptors_have_sixteen_bytes() -> None:
     assert cpu.ldtr.base == 0xFFFF_8123_9ABC_DEF0
     set_entry(cpu, SLOT, descriptor(2, limit=0xF, flags=0) | 0x8123 << 64, 16)
     assert outcome(load_ldtr, cpu, SLOT) == f"#GP({SLOT:#x})"  # base is not canonical
+    set_entry(cpu, SLOT, descriptor(9, limit=0x67, flags=0) | 0x8123 << 64, 16)
+    assert outcome(load_tr, cpu, SLOT) == f"#GP({SLOT:#x})"
     set_entry(cpu, SLOT, descriptor(2, limit=0xF, flags=0) | 1 << 104, 16)
     assert outcome(load_ldtr, cpu, SLOT) == f"#GP({SLOT:#x})"  # upper type field is not 0
     cpu.gdtr.limit = SLOT + 14

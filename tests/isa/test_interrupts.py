@@ -491,7 +491,7 @@ def test_an_unmapped_stack_does_not_lose_a_debug_trap() -> None:
 
 def test_a_stack_in_a_device_receives_each_push_once() -> None:
     cpu = table_cpu(32, code=bytes.fromhex("0f 0b"), rsp=RAM + 0x800)
-    cpu.memory.add_mmio(RAM, 0x1000)
+    cpu.memory.set_mmio([(RAM, 0x1000)])
     set_gate(cpu, 6, gate(14, 8))
     pushes = []
     for _ in range(3):
@@ -599,3 +599,21 @@ def test_ring_3_to_ring_0_uses_the_stack_of_the_target_level() -> None:
         cpu.software_interrupt(VECTOR, INT_N)
         assert (cpu.cpl, cpu.rsp) == (level, STACK_TOP[level] - 20)
         assert cpu.ss.selector == DATA_SELECTOR[level]
+
+
+def test_real_mode_vectors_past_the_idt_limit_shut_down() -> None:
+    cpu = make_cpu(16, bytes.fromhex("0f 0b"))
+    cpu.idtr.limit = 6 * 4 + 2
+    reason = cpu.step()
+    assert isinstance(reason, TripleFault)
+    assert [link.split("(")[0].split(":")[0] for link in reason.chain] == ["#UD", "#GP", "#GP", "#DF", "#GP"]
+
+
+@pytest.mark.parametrize(("limit", "kind"), [(0x66, 0xB), (0x100, 3), (0x68, 0xB)])
+def test_vme_without_a_redirection_map_is_a_protection_fault(limit: int, kind: int) -> None:
+    cpu = table_cpu(32)
+    to_v86(cpu, 3)
+    cpu.cr4 |= CR4_VME
+    cpu.tr.limit, cpu.tr.type = limit, kind
+    put(cpu, TSS + 0x66, 0x88, 2)
+    assert outcome(cpu.software_interrupt, VECTOR, INT_N) == "#GP(0x0)"

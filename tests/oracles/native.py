@@ -69,7 +69,7 @@ class Trampoline:
     """The mapped pages and the machine code in them."""
 
     def __init__(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc: Any = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
         protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC

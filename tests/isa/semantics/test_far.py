@@ -10,10 +10,10 @@ from isa.assembler import assemble
 from isa.cpu import Cpu
 from isa.cpuid import feature_set
 from isa.decode import disassemble
-from isa.exits import NestedPageFault, TripleFault
+from isa.exits import NestedPageFault
 from isa.semantics.far import call_far, jump_far, return_far
 from tests.isa.machine import CODE as ORIGIN
-from tests.isa.machine import RAM, STACK, make_cpu
+from tests.isa.machine import RAM, STACK, fault_of, make_cpu
 from tests.isa.tables import (
     CODE,
     CODE_SELECTOR,
@@ -49,16 +49,6 @@ def step(cpu: Cpu, text: str, raw: bytes) -> None:
     cpu.memory.write(cpu.rip if cpu.mode64 else cpu.cs.base + cpu.rip, raw)
     reason = cpu.step()
     assert reason is None, reason
-
-
-def fault_of(cpu: Cpu, text: str, raw: bytes) -> str:
-    """Execute `raw` with an empty IDT; the first fault of the shutdown it ends in."""
-    cpu.idtr.limit = 0
-    assert disassemble(raw, cpu.code_bits, cpu.rip) == text
-    cpu.memory.write(cpu.rip if cpu.mode64 else cpu.cs.base + cpu.rip, raw)
-    reason = cpu.step()
-    assert isinstance(reason, TripleFault), reason
-    return reason.chain[0]
 
 
 def reset(cpu: Cpu, level: int) -> None:
@@ -206,7 +196,9 @@ def test_real_mode_far_call_and_return_with_parameters() -> None:
 def test_real_mode_jump_beyond_64_kib_is_refused() -> None:
     cpu = make_cpu(16)
     text = "jmp dword 0x0020:0x00010000"
-    assert fault_of(cpu, text, bytes.fromhex("66 ea 00000100 2000")).startswith("#GP(0x0): target 0x10000")
+    assert str(fault_of(cpu, text, bytes.fromhex("66 ea 00000100 2000"))).startswith(
+        "#GP(0x0): target 0x10000"
+    )
 
 
 def test_real_mode_jump_through_memory() -> None:
@@ -342,6 +334,30 @@ def test_a_call_whose_stack_is_unmapped_exits_and_can_go_on() -> None:
     assert cpu.step() is None
     assert (cpu.rip, cpu.rsp) == (OFFSET, RAM + 0xFF8)
     assert words(cpu, cpu.rsp, 2) == [ORIGIN + 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [(gate(0xC, 3), "#GP(0x0)"), (gate(0xC, 0x10), "#GP(0x10)"), (gate(0xC, 0x1F0), "#GP(0x1f0)"),
+     (gate(5, TSS_SELECTOR, present=0), "#NP(0x58)")],
+)  # fmt: skip
+def test_gates_that_lead_nowhere(raw: int, expected: str) -> None:
+    cpu = table_cpu(32)
+    set_entry(cpu, SLOT, raw)
+    assert outcome(jump_far, cpu, SLOT, 0) == expected
+    assert outcome(call_far, cpu, SLOT, 0, 4) == expected
+
+
+def test_a_null_target_is_refused() -> None:
+    assert outcome(jump_far, table_cpu(32), 3, 0) == "#GP(0x0)"
+    assert outcome(call_far, table_cpu(64), 0, 0, 8) == "#GP(0x0)"
+
+
+def test_a_64_bit_call_gate_to_a_noncanonical_stack_is_a_stack_fault() -> None:
+    cpu = table_cpu(64, 3)
+    put(cpu, TSS + 4, 0x8000_0000_0010)
+    set_entry(cpu, SLOT, gate64(0xC, CODE_SELECTOR[0], HANDLER, dpl=3), 16)
+    assert outcome(call_far, cpu, SLOT | 3, 0, 4) == "#SS(0x0)"
 
 
 # ---- IA-32e mode -------------------------------------------------------------------------------------------

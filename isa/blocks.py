@@ -1,0 +1,111 @@
+"""The block engine: finds hot code, keeps its translations, runs them. It translates nothing itself.
+
+Code starts in the step engine. Where control arrives often by a jump, `isa.translate` makes a Python function of the
+run that starts there; from then on arriving there calls it. Whatever such a function cannot do it leaves to the
+step engine, one instruction at a time, so both engines execute the same definitions and count alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from isa.decode import Insn
+from isa.interrupts import InterruptUnit
+from isa.translate import translate
+
+if TYPE_CHECKING:
+    from isa.code_cache import CodeContext
+    from isa.cpu import Cpu
+
+HOT = 24                # arrivals before a run is translated: what translating costs is 100-200 executions
+MAX_HEAT = 1 << 16      # heads counted at a time
+NEVER_HOT = -1          # the head of a run that cannot be translated
+
+# Values of `Cpu.attention`: bits
+LOOK = 1        # events may be due at the next boundary
+RECOUNT = 2     # a REP instruction counted its iterations in `retired`: the loop starts counting from there
+
+
+class BlockUnit(InterruptUnit):
+    """The part of the CPU that runs translated code. 64-bit mode only; other modes step."""
+
+    __slots__ = ("at_fault", "pending_flags", "use_blocks")
+    at_fault: tuple[int, Insn | None]
+    pending_flags: tuple[Any, ...] | None
+    use_blocks: bool
+
+    def settle_flags(self) -> None:
+        """Compute the flags that the last block left as a recipe."""
+        recipe = self.pending_flags
+        if recipe is not None:
+            self.pending_flags = None
+            recipe[0](self, *recipe[1:])
+
+    def run_blocks(self, until: int) -> None:
+        """Run until `retired` reaches `until` or `attention` is set. Raises what an instruction raises;
+        `at_fault` then holds its address and the instruction."""
+        cpu = cast("Cpu", self)
+        ip = cpu.rip
+        insn: Insn | None = None
+        fresh = 1                       # 1: control arrived here by a jump; 2: from a block
+        try:
+            code = cpu.code
+            blocks = code.blocks
+            while cpu.retired < until:
+                ip = cpu.rip
+                block = blocks.get(ip)
+                if block is None:
+                    if fresh and self._warm(code, ip):
+                        continue
+                elif cpu.retired + block.length <= until:
+                    fresh = 2
+                    if not block.run(cpu, until):
+                        continue
+                    ip = cpu.rip
+                if cpu.pending_flags is not None:
+                    cpu.settle_flags()
+                insn = code[ip]
+                cpu.rip = insn.next
+                insn.function(cpu, *insn.operands)
+                cpu.retired += 1
+                if cpu.attention:
+                    if cpu.attention != RECOUNT:
+                        return
+                    cpu.attention = 0
+                fresh = 1 if fresh == 2 or cpu.rip != insn.next else 0
+                if cpu.code is not code:
+                    code = cpu.code
+                    blocks = code.blocks
+                    if not cpu.mode64:
+                        return
+        except BaseException:
+            self.at_fault = (ip, insn)
+            raise
+        finally:
+            self.settle_flags()
+
+    def _warm(self, code: CodeContext, head: int) -> bool:
+        """Count an arrival; at the HOT-th translate. True if a block stands there now."""
+        heat = code.heat
+        count = heat.get(head, 0)
+        if count < 0:
+            return False
+        if count < HOT:
+            if len(heat) >= MAX_HEAT:
+                heat.clear()
+            heat[head] = count + 1
+            return False
+        cpu = cast("Cpu", self)
+        insn = code.get(head)
+        page = cpu.cache.pages.get(insn.page) if insn is not None else None
+        if page is None:
+            return False                # not decoded since the last flush: the step to come does it
+        block = page.blocks.get((code.key, head))
+        if block is None:
+            block = translate(code.__getitem__, cpu.definition_of, head, cpu.cpl)
+            if block is None:
+                heat[head] = NEVER_HOT
+                return False
+            page.blocks[code.key, head] = block
+        code.blocks[head] = block
+        return True

@@ -1,0 +1,1052 @@
+"""From instruction functions to Python source: what the block engine executes. It decides nothing about when.
+
+The functions of isa/semantics are parsed, specialised for the operands of one instruction and inlined: `dst.value`
+becomes a local variable or an expression on RAM, `dst.bits` a number, a helper its body. A run of instructions
+becomes one Python function with the registers in locals. 64-bit mode only: there segments are flat.
+
+What makes that exact:
+- A block never faults, exits or writes code itself. Whatever is not the plain case raises; the handler puts
+  registers, flags and the count back to the start of that instruction, and the step engine executes it.
+- Flags that nothing in the block reads are not computed. An exit leaves a *recipe* in `cpu.pending_flags`: a
+  function and the values it needs; who looks at the flags runs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import linecache
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+from isa import operands as operand_types
+from isa.decode import Insn, disassemble
+from isa.faults import Fault
+from isa.exits import VmExit
+from isa.mmu import NotPlain
+from isa.semantics.helpers import PARITY
+from isa.semantics.registry import Definition
+from isa.state import GPR_NAMES, M64
+
+FLAGS = ("cf", "pf", "af", "zf", "sf", "of")
+ARCHITECTURAL = frozenset((*GPR_NAMES, *FLAGS, "df"))
+REGISTERS = frozenset(GPR_NAMES)
+VIEWS = {1: "mb", 2: "mw", 4: "md", 8: "mq"}
+SHIFTS = {1: "", 2: " >> 1", 4: " >> 2", 8: " >> 3"}
+BUILTINS = frozenset(("bool", "int", "min", "max", "abs"))
+ENVIRONMENT = frozenset(("load", "store", "tr", "tw", *VIEWS.values(), "PARITY", "True", "False", "None"))
+MODE = {"mode64": True, "stack_mask": M64, "code_bits": 64, "protected": True, "vm": 0}
+
+
+class Untranslatable(Exception):
+    """The instruction stays with the step engine."""
+
+
+class Form(NamedTuple):
+    """What an operand is, without its registers' names: the key under which a template is kept."""
+
+    kind: str            # "reg", "high", "mem", "imm", "const", "width"
+    bits: int
+    value: int = 0       # of "const"; 1 for memory through FS or GS
+
+
+class Statement(NamedTuple):
+    """One line (or compound) of a template or of a block."""
+
+    text: str
+    defs: frozenset[str]
+    uses: frozenset[str]
+    raises: bool
+    flag: str = ""               # the flag that this plain assignment computes, if it could be left out
+    jump: tuple[str, str] = ("", "")   # (condition, target) of an assignment to RIP; condition "" = always
+
+
+@dataclass(slots=True)
+class Template:
+    """The statements of one instruction form, with placeholders for what differs between instructions."""
+
+    statements: list[Statement]
+
+
+# ---- operands --------------------------------------------------------------------------------------------
+
+
+def form_of(operand: Any) -> Form:
+    """The form of a bound operand; Untranslatable for kinds that blocks do not know."""
+    cls = operand.__class__
+    register = getattr(operand, "register", None)
+    if isinstance(register, str) and register in REGISTERS:
+        return Form("high" if cls.__name__.endswith("_high") else "reg", operand.bits)
+    if cls is operand_types.Immediate:
+        if operand.bits == 8:
+            return Form("const", 8, operand.value)
+        return Form("imm", operand.bits)
+    if cls is operand_types.FlatMemory or cls is operand_types.FlatStackMemory:
+        return Form("mem", operand.bits, 0)
+    if cls is operand_types.BasedMemory:
+        return Form("mem", operand.bits, 1)
+    if cls is operand_types.Width:
+        return Form("width", operand.bits)
+    raise Untranslatable(cls.__name__)
+
+
+def address_text(operand: Any) -> tuple[str, bool]:
+    """The effective address as an expression, and whether it is a plain register."""
+    base, index, scale, bits = operand.effective.shape
+    displacement = operand.displacement
+    if displacement >> 63:
+        displacement -= 1 << 64
+    terms = [base] if base else []
+    if index == "al":
+        terms.append("(rax & 255)")
+    elif index:
+        terms.append(f"{index} * {scale}" if scale != 1 else index)
+    if not terms:
+        return f"{displacement & (1 << bits) - 1:#x}", False
+    if len(terms) == 1 and terms[0] == base and not displacement and bits == 64:
+        return base, True
+    text = " + ".join(terms)
+    if displacement:
+        text += f" + {displacement}" if displacement > 0 else f" - {-displacement}"
+    return f"({text} & {(1 << bits) - 1:#x})", False
+
+
+# ---- specialising one function ---------------------------------------------------------------------------
+
+
+@cache
+def function_ast(function: Callable[..., Any]) -> ast.FunctionDef:
+    """The definition of a function, parsed."""
+    node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    assert isinstance(node, ast.FunctionDef)
+    return node
+
+
+def name(text: str) -> ast.Name:
+    """A name to read."""
+    return ast.Name(text, ast.Load())
+
+
+def constant(value: Any) -> ast.Constant:
+    """A literal."""
+    return ast.Constant(value)
+
+
+def is_constant(node: ast.AST) -> bool:
+    """True for a literal number or truth value."""
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)
+
+
+CPU = object()      # what the first parameter is bound to
+
+
+class Specialiser:
+    """Rewrites the body of a function for one form. Collects statements with placeholders:
+
+    OPnR the register of operand n, OPnA its linear address, OPnO its offset, OPnV an immediate, NEXT_ the address of
+    the next instruction, _S the number of the instruction (suffix of every temporary).
+    """
+
+    def __init__(self, forms: Sequence[Form], cpl: int) -> None:
+        self.forms = forms
+        self.cpl = cpl
+        self.out: list[ast.stmt] = []
+        self.depth = 0
+        self.temporaries = 0
+
+    # -- statements --
+
+    def run(self, function: Callable[..., Any], operands: Sequence[int]) -> None:
+        """Specialise an instruction function."""
+        node = function_ast(function)
+        parameters = [argument.arg for argument in node.args.args]
+        if node.args.vararg is not None or len(parameters) != len(operands) + 1:
+            raise Untranslatable("signature")
+        env: dict[str, Any] = {parameters[0]: CPU}
+        env.update(zip(parameters[1:], operands, strict=True))
+        self.body(node.body, env, function, "")
+
+    def body(self, nodes: Iterable[ast.stmt], env: dict[str, Any], function: Any, prefix: str) -> None:
+        """Emit a list of statements into `out`."""
+        for node in nodes:
+            self.statement(node, env, function, prefix)
+
+    def statement(self, node: ast.stmt, env: dict[str, Any], function: Any, prefix: str) -> None:
+        """Emit one statement."""
+        match node:
+            case ast.Expr(value=ast.Constant()) | ast.Pass():
+                return
+            case ast.Expr(value=ast.Call() as call):
+                self.call_statement(call, env, function, prefix)
+            case ast.Assign(targets=targets, value=value):
+                self.assign(targets, value, env, function, prefix)
+            case ast.If(test=test, body=body, orelse=orelse):
+                condition = self.expression(test, env, function)
+                if isinstance(condition, ast.Constant):
+                    self.body(body if condition.value else orelse, env, function, prefix)
+                    return
+                branches = []
+                for branch in (body, orelse):
+                    outer, self.out = self.out, []
+                    inner = dict(env)
+                    self.body(branch, inner, function, prefix)
+                    branches.append(self.out)
+                    self.out = outer
+                if branches[0] or branches[1]:
+                    self.out.append(ast.If(condition, branches[0] or [ast.Pass()], branches[1]))
+            case ast.Raise():
+                self.out.append(ast.Raise(name("NotPlain"), None))
+            case _:
+                raise Untranslatable(ast.dump(node)[:60])
+
+    def assign(
+        self, targets: list[ast.expr], value: ast.expr, env: dict[str, Any], function: Any, prefix: str
+    ) -> None:
+        """An assignment to temporaries, registers, flags, RIP or an operand."""
+        if len(targets) == 1 and isinstance(targets[0], ast.Tuple):
+            if not isinstance(value, ast.Tuple):
+                raise Untranslatable("tuple")
+            values = [self.expression(part, env, function) for part in value.elts]
+            held = [self.hold(part) for part in values]
+            for target, part in zip(targets[0].elts, held, strict=True):
+                self.store(target, part, env, function, prefix)
+            return
+        made = self.expression(value, env, function)
+        if len(targets) > 1 and not isinstance(made, ast.Constant | ast.Name):
+            made = self.hold(made)
+        for target in targets:
+            self.store(target, made, env, function, prefix)
+
+    def hold(self, value: ast.expr) -> ast.expr:
+        """Keep a value in a temporary of its own."""
+        if isinstance(value, ast.Constant):
+            return value
+        self.temporaries += 1
+        held = f"h{self.temporaries}_S"
+        self.out.append(ast.Assign([ast.Name(held, ast.Store())], value))
+        return name(held)
+
+    def store(self, target: ast.expr, value: ast.expr, env: dict[str, Any], function: Any, prefix: str) -> None:
+        """target := an already specialised value."""
+        match target:
+            case ast.Name(id=local):
+                if isinstance(value, ast.Constant):
+                    env[local] = value                 # a constant temporary: propagate, emit nothing
+                    return
+                made = f"{prefix}{local}_S"
+                env[local] = name(made)
+                self.out.append(ast.Assign([ast.Name(made, ast.Store())], value))
+            case ast.Attribute(value=ast.Name(id=owner), attr=attribute) if env.get(owner) is CPU:
+                if attribute != "rip" and attribute not in ARCHITECTURAL:
+                    raise Untranslatable(attribute)
+                self.out.append(ast.Assign([ast.Name(attribute, ast.Store())], value))
+            case ast.Attribute(value=ast.Name(id=owner), attr="value") if isinstance(env.get(owner), int):
+                self.write_operand(env[owner], value)
+            case _:
+                raise Untranslatable("target")
+
+    def write_operand(self, n: int, value: ast.expr) -> None:
+        """An operand's register or memory := value."""
+        form = self.forms[n]
+        register = f"OP{n}R"
+        match form.kind:
+            case "reg" if form.bits >= 32:
+                pass
+            case "reg":
+                low = (1 << form.bits) - 1
+                value = _or(ast.BinOp(name(register), ast.BitAnd(), constant(M64 ^ low)), value)
+            case "high":
+                shifted = ast.BinOp(value, ast.LShift(), constant(8))
+                value = _or(ast.BinOp(name(register), ast.BitAnd(), constant(M64 ^ 0xFF00)), shifted)
+            case "mem":
+                self.store_memory(name(f"OP{n}A"), form.bits // 8, value)
+                return
+            case _:
+                raise Untranslatable("write")
+        self.out.append(ast.Assign([ast.Name(register, ast.Store())], value))
+
+    def call_statement(self, call: ast.Call, env: dict[str, Any], function: Any, prefix: str) -> None:
+        """A store, or a helper whose body is put in place."""
+        match call.func:
+            case ast.Attribute(value=ast.Name(id=owner), attr="store" | "store_stack") if env.get(owner) is CPU:
+                address, size, value = (self.expression(a, env, function) for a in call.args)
+                if not isinstance(size, ast.Constant):
+                    raise Untranslatable("size")
+                self.store_memory(self.hold_name(address), size.value, value)
+            case ast.Attribute(value=ast.Name(id=owner), attr="write_data") if env.get(owner) is CPU:
+                base = self.segment_base(call.args[0], env)
+                address, size, value = (self.expression(a, env, function) for a in call.args[1:])
+                if not isinstance(size, ast.Constant):
+                    raise Untranslatable("size")
+                self.store_memory(self.hold_name(self.based(address, base)), size.value, value)
+            case ast.Name(id=helper_name):
+                helper = _global(function, helper_name)
+                if not inspect.isfunction(helper):
+                    raise Untranslatable(helper_name)
+                node = function_ast(helper)
+                self.depth += 1
+                inner = self.bind(node, call, env, function)
+                self.body(node.body, inner, helper, f"{prefix}{'i' * self.depth}{len(self.out)}_")
+                self.depth -= 1
+            case _:
+                raise Untranslatable("call")
+
+    def bind(self, node: ast.FunctionDef, call: ast.Call, env: dict[str, Any], function: Any) -> dict[str, Any]:
+        """The environment of a helper: parameter -> CPU, operand or expression held in a name."""
+        if call.keywords or len(call.args) != len(node.args.args):
+            raise Untranslatable("arguments")
+        inner: dict[str, Any] = {}
+        for parameter, argument in zip(node.args.args, call.args, strict=True):
+            bound = env.get(argument.id) if isinstance(argument, ast.Name) else None
+            if bound is CPU or isinstance(bound, int):
+                inner[parameter.arg] = bound
+            else:
+                value = self.expression(argument, env, function)
+                inner[parameter.arg] = value if isinstance(value, ast.Constant | ast.Name) else self.hold(value)
+        return inner
+
+    # -- memory --
+
+    def hold_name(self, address: ast.expr) -> ast.Name:
+        """An address as a name, because it is used several times."""
+        if isinstance(address, ast.Name):
+            return address
+        self.temporaries += 1
+        held = f"a{self.temporaries}_S"
+        self.out.append(ast.Assign([ast.Name(held, ast.Store())], address))
+        return name(held)
+
+    def store_memory(self, address: ast.Name, size: int, value: ast.expr) -> None:
+        """RAM[address] := value: a subscript where it is plain and aligned."""
+        if size not in VIEWS:
+            call = ast.Call(name("store"), [address, constant(size), value], [])
+            self.out.append(ast.Expr(call))
+            return
+        value = value if isinstance(value, ast.Constant | ast.Name) else self.hold(value)
+        at = address.id
+        target = ast.parse(f"{VIEWS[size]}[{at} + tw[{at} >> 12]{SHIFTS[size]}] = 0").body[0]
+        assert isinstance(target, ast.Assign)
+        target.value = value
+        if size == 1:
+            self.out.append(target)
+            return
+        slow = ast.Expr(ast.Call(name("store"), [address, constant(size), value], []))
+        test = ast.BinOp(name(at), ast.BitAnd(), constant(size - 1))
+        self.out.append(ast.If(test, [slow], [target]))
+
+    def load_memory(self, address: ast.expr, size: int) -> ast.expr:
+        """The expression that reads RAM[address]."""
+        if size not in VIEWS:
+            return ast.Call(name("load"), [address, constant(size)], [])
+        if isinstance(address, ast.Name):
+            at, first = address.id, address.id
+        else:
+            self.temporaries += 1
+            at = f"a{self.temporaries}_S"
+            first = f"({at} := {ast.unparse(address)})"
+        if size == 1:
+            text = f"mb[{first} + tr[{at} >> 12]]"
+        else:
+            text = (
+                f"load({at}, {size}) if {first} & {size - 1} "
+                f"else {VIEWS[size]}[{at} + tr[{at} >> 12]{SHIFTS[size]}]"
+            )
+        return ast.parse(text, mode="eval").body
+
+    def segment_base(self, node: ast.expr, env: dict[str, Any]) -> str:
+        """"" for a flat segment, else the local that holds its base."""
+        match node:
+            case ast.Attribute(value=ast.Name(id=owner), attr="segment") if isinstance(env.get(owner), int):
+                return f"OP{env[owner]}B" if self.forms[env[owner]].value else ""
+            case ast.Attribute(value=ast.Name(id=owner), attr="ss" | "ds" | "es") if env.get(owner) is CPU:
+                return ""
+        raise Untranslatable("segment")
+
+    @staticmethod
+    def based(offset: ast.expr, base: str) -> ast.expr:
+        if not base:
+            return offset
+        return ast.BinOp(ast.BinOp(offset, ast.Add(), name(base)), ast.BitAnd(), constant(M64))
+
+    # -- expressions --
+
+    def expression(self, node: ast.expr, env: dict[str, Any], function: Any) -> ast.expr:
+        """The specialised, folded form of an expression."""
+        match node:
+            case ast.Constant():
+                return node
+            case ast.Name(id=local):
+                if local in env:
+                    bound = env[local]
+                    if isinstance(bound, ast.expr):
+                        return copy.copy(bound)
+                    raise Untranslatable("bare operand")
+                if local in BUILTINS:
+                    return node
+                value = _global(function, local)
+                if isinstance(value, int):
+                    return constant(int(value))
+                if local == "PARITY":
+                    return name("PARITY")
+                raise Untranslatable(local)
+            case ast.Attribute(value=ast.Name(id=owner), attr=attribute):
+                bound = env.get(owner)
+                if bound is CPU:
+                    return self.cpu_attribute(attribute)
+                if isinstance(bound, int):
+                    return self.operand_attribute(bound, attribute)
+                raise Untranslatable(attribute)
+            case ast.BinOp(left=left, op=op, right=right):
+                return fold(ast.BinOp(self.expression(left, env, function), op,
+                                      self.expression(right, env, function)))  # fmt: skip
+            case ast.UnaryOp(op=op, operand=operand):
+                return fold(ast.UnaryOp(op, self.expression(operand, env, function)))
+            case ast.BoolOp(op=op, values=values):
+                return fold_boolean(op, [self.expression(value, env, function) for value in values])
+            case ast.Compare(left=left, ops=ops, comparators=comparators):
+                made = [self.expression(value, env, function) for value in comparators]
+                return fold(ast.Compare(self.expression(left, env, function), ops, made))
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                condition = self.expression(test, env, function)
+                if isinstance(condition, ast.Constant):
+                    return self.expression(body if condition.value else orelse, env, function)
+                return ast.IfExp(
+                    condition, self.expression(body, env, function), self.expression(orelse, env, function)
+                )
+            case ast.Subscript(value=value, slice=index):
+                return ast.Subscript(
+                    self.expression(value, env, function), self.expression(index, env, function), ast.Load()
+                )
+            case ast.Call():
+                return self.call(node, env, function)
+        raise Untranslatable(ast.dump(node)[:60])
+
+    def cpu_attribute(self, attribute: str) -> ast.expr:
+        if attribute in ARCHITECTURAL:
+            return name(attribute)
+        if attribute == "rip":
+            return name("NEXT_")
+        if attribute == "cpl":
+            return constant(self.cpl)
+        if attribute in MODE:
+            return constant(MODE[attribute])
+        raise Untranslatable(attribute)
+
+    def operand_attribute(self, n: int, attribute: str) -> ast.expr:
+        form = self.forms[n]
+        match attribute:
+            case "bits":
+                return constant(form.bits)
+            case "bytes":
+                return constant(form.bits // 8)
+            case "mask":
+                return constant((1 << form.bits) - 1)
+            case "in_memory":
+                return constant(form.kind == "mem")
+            case "address_mask" if form.kind == "mem":
+                return name(f"OP{n}M")
+            case "offset" if form.kind == "mem":
+                return name(f"OP{n}O")
+            case "value":
+                return self.read_operand(n, form)
+        raise Untranslatable(attribute)
+
+    def read_operand(self, n: int, form: Form) -> ast.expr:
+        register = name(f"OP{n}R")
+        match form.kind:
+            case "reg" if form.bits == 64:
+                return register
+            case "reg":
+                return ast.BinOp(register, ast.BitAnd(), constant((1 << form.bits) - 1))
+            case "high":
+                shifted = ast.BinOp(register, ast.RShift(), constant(8))
+                return ast.BinOp(shifted, ast.BitAnd(), constant(0xFF))
+            case "imm":
+                return name(f"OP{n}V")
+            case "const":
+                return constant(form.value)
+            case "mem":
+                return self.load_memory(name(f"OP{n}A"), form.bits // 8)
+        raise Untranslatable("read")
+
+    def call(self, node: ast.Call, env: dict[str, Any], function: Any) -> ast.expr:
+        """A load, a helper that is one expression, or a method of a number."""
+        match node.func:
+            case ast.Attribute(value=ast.Name(id=owner), attr="load" | "load_stack") if env.get(owner) is CPU:
+                address, size = (self.expression(a, env, function) for a in node.args)
+                if not isinstance(size, ast.Constant):
+                    raise Untranslatable("size")
+                return self.load_memory(address, size.value)
+            case ast.Attribute(value=ast.Name(id=owner), attr="read_data") if env.get(owner) is CPU:
+                base = self.segment_base(node.args[0], env)
+                address, size = (self.expression(a, env, function) for a in node.args[1:])
+                if not isinstance(size, ast.Constant):
+                    raise Untranslatable("size")
+                return self.load_memory(self.based(address, base), size.value)
+            case ast.Name(id="bool" | "int" | "min" | "max" | "abs"):
+                arguments = [self.expression(a, env, function) for a in node.args]
+                return fold(ast.Call(node.func, arguments, []))
+            case ast.Name(id=helper_name):
+                helper = _global(function, helper_name)
+                if not inspect.isfunction(helper):
+                    raise Untranslatable(helper_name)
+                definition = function_ast(helper)
+                returned = _returned(definition)
+                return self.expression(returned, self.bind(definition, node, env, function), helper)
+            case ast.Attribute(value=value, attr="bit_length" | "bit_count" as method):
+                return ast.Call(ast.Attribute(self.expression(value, env, function), method, ast.Load()), [], [])
+        raise Untranslatable("call")
+
+
+def _global(function: Any, identifier: str) -> Any:
+    try:
+        return function.__globals__[identifier]
+    except KeyError:
+        raise Untranslatable(identifier) from None
+
+
+def _returned(node: ast.FunctionDef) -> ast.expr:
+    """The expression of a helper that is one return statement."""
+    body = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    if len(body) == 1 and isinstance(body[0], ast.Return) and body[0].value is not None:
+        return body[0].value
+    raise Untranslatable(node.name)
+
+
+# ---- folding ---------------------------------------------------------------------------------------------
+
+
+def _evaluate(node: ast.expr) -> ast.Constant:
+    expression = ast.Expression(ast.fix_missing_locations(node))
+    return constant(eval(compile(expression, "<fold>", "eval"), {"__builtins__": {}}))  # literals only
+
+
+def _parts(node: ast.expr) -> list[ast.expr]:
+    match node:
+        case ast.BinOp(left=left, right=right):
+            return [left, right]
+        case ast.UnaryOp(operand=operand):
+            return [operand]
+        case ast.Compare(left=left, comparators=comparators):
+            return [left, *comparators]
+        case ast.Call(args=arguments):
+            return arguments
+    return []
+
+
+def fold(node: ast.expr) -> ast.expr:
+    """Constants computed, masks that change nothing dropped."""
+    parts = _parts(node)
+    if parts and all(is_constant(part) for part in parts) and not isinstance(node, ast.Call):
+        return _evaluate(node)
+    if isinstance(node, ast.BinOp):
+        return _fold_binary(node)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and isinstance(node.operand, ast.Constant):
+        return constant(not node.operand.value)
+    return node
+
+
+def _fold_binary(node: ast.BinOp) -> ast.expr:
+    left, right = node.left, node.right
+    for one, other in ((left, right), (right, left)):
+        if isinstance(one, ast.Constant) and isinstance(one.value, int):
+            match node.op:
+                case ast.BitAnd() if isinstance(other, ast.Name) and _is_register(other.id):
+                    if one.value & M64 == M64:
+                        return other
+                    if one.value & M64 == 0:
+                        return constant(0)
+                case ast.BitAnd() if one.value == 0:
+                    return constant(0)
+                case ast.BitOr() | ast.BitXor() | ast.Add() if one.value == 0:
+                    return other
+                case ast.Mult() if one.value == 1:
+                    return other
+    if isinstance(right, ast.Constant) and right.value == 0 and isinstance(
+        node.op, ast.Sub | ast.LShift | ast.RShift
+    ):
+        return left
+    return node
+
+
+def _is_register(identifier: str) -> bool:
+    return identifier in REGISTERS or bool(re.fullmatch(r"OP\dR", identifier))
+
+
+def fold_boolean(op: ast.boolop, values: list[ast.expr]) -> ast.expr:
+    """`and` / `or` with constants resolved."""
+    ends = isinstance(op, ast.Or)
+    kept = []
+    for value in values:
+        if isinstance(value, ast.Constant):
+            if bool(value.value) == ends:
+                kept.append(value)
+                break
+            continue
+        kept.append(value)
+    if not kept:
+        return constant(not ends)
+    return kept[0] if len(kept) == 1 else ast.BoolOp(op, kept)
+
+
+def _or(left: ast.expr, right: ast.expr) -> ast.expr:
+    return ast.BinOp(left, ast.BitOr(), right)
+
+
+# ---- templates -------------------------------------------------------------------------------------------
+
+
+def describe(node: ast.stmt) -> Statement:
+    """Text, names and properties of a specialised statement."""
+    ast.fix_missing_locations(node)
+    stores, loads, raises = set(), set(), isinstance(node, ast.Raise)
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            (stores if isinstance(part.ctx, ast.Store) else loads).add(part.id)
+        elif isinstance(part, ast.Raise):
+            raises = True
+    raises = raises or bool(loads & {"load", "store", "tr", "tw"})
+    loads -= ENVIRONMENT | BUILTINS | {"NotPlain"}
+    flag, jump = "", ("", "")
+    match node:
+        case ast.Assign(targets=[ast.Name(id="rip")], value=value):
+            jump = ("", ast.unparse(value))
+        case ast.If(test=test, body=[ast.Assign(targets=[ast.Name(id="rip")], value=value)], orelse=[]):
+            jump = (ast.unparse(test), ast.unparse(value))
+        case ast.Assign(targets=[ast.Name(id=target)]) if target in FLAGS and not raises:
+            flag = target
+        case ast.Assign():
+            pass
+        case _:
+            loads |= stores - ({"rip"} if "rip" in stores else set())
+            if "rip" in stores:
+                raise Untranslatable("jump inside a condition")
+            # on some path the old value survives: not a definition
+            return Statement(ast.unparse(node), frozenset(), frozenset(loads | stores), raises)
+    return Statement(
+        ast.unparse(node), frozenset(stores - {"rip"}), frozenset(loads), raises, flag, jump
+    )
+
+
+@cache
+def template(function: Callable[..., Any], forms: tuple[Form, ...], cpl: int) -> Template | None:
+    """The statements of one form; None if the step engine has to keep it."""
+    specialiser = Specialiser(forms, cpl)
+    try:
+        specialiser.run(function, range(len(forms)))
+        return Template(_loads_first([describe(node) for node in specialiser.out]))
+    except Untranslatable:
+        return None
+
+
+def _loads_first(statements: list[Statement]) -> list[Statement]:
+    """What may raise goes before temporaries that do not depend on it: nothing is half done at a bail."""
+    ordered: list[Statement] = []
+    for statement in statements:
+        at = len(ordered)
+        if statement.raises:
+            while at and not ordered[at - 1].raises and not (
+                ordered[at - 1].defs & statement.uses
+                or ordered[at - 1].uses & statement.defs
+                or ordered[at - 1].defs & statement.defs
+                or ordered[at - 1].jump != ("", "")
+            ):
+                at -= 1
+        ordered.insert(at, statement)
+    return ordered
+
+
+def fill(insn: Insn, definition: Definition, index: int, cpl: int) -> list[Statement] | None:
+    """The statements of one instruction of a block."""
+    try:
+        forms = tuple(form_of(operand) for operand in insn.operands)
+    except Untranslatable:
+        return None
+    made = template(definition.function, forms, cpl)
+    if made is None:
+        return None
+    names: dict[str, str] = {"NEXT_": f"{insn.next:#x}"}
+    head: list[Statement] = []
+    for n, (operand, form) in enumerate(zip(insn.operands, forms, strict=True)):
+        match form.kind:
+            case "reg" | "high":
+                names[f"OP{n}R"] = operand.register
+            case "imm":
+                names[f"OP{n}V"] = f"{operand.value:#x}"
+            case "mem":
+                text, plain = address_text(operand)
+                names[f"OP{n}O"] = text
+                names[f"OP{n}M"] = f"{operand.address_mask:#x}"
+                names[f"OP{n}B"] = f"{operand.segment.name}_base"
+                if form.value:
+                    text, plain = f"({text} + {operand.segment.name}_base & {M64:#x})", False
+                if plain:
+                    names[f"OP{n}A"] = text
+                elif any(f"OP{n}A" in statement.text for statement in made.statements):
+                    held = f"A{n}_{index}"
+                    names[f"OP{n}A"] = held
+                    uses = frozenset(re.findall(r"[a-z]\w*", text)) - {"x"}
+                    head.append(Statement(f"{held} = {text}", frozenset((held,)), uses, False))
+    return head + [_fill_one(statement, names, index) for statement in made.statements]
+
+
+_PLACEHOLDER = re.compile(r"\b(OP\d[A-Z]|NEXT_|\w+_S)\b")
+
+
+def _fill_one(statement: Statement, names: dict[str, str], index: int) -> Statement:
+    def text(source: str) -> str:
+        return _PLACEHOLDER.sub(
+            lambda match: names[match[0]] if match[0] in names else f"{match[0][:-2]}_{index}", source
+        )
+
+    def all_names(source: frozenset[str]) -> frozenset[str]:
+        made: set[str] = set()
+        for each in source:
+            made.update(re.findall(r"[A-Za-z_]\w*", text(each)))
+        return frozenset(m for m in made if m != "x" and not m[0].isdigit())
+
+    jump = (text(statement.jump[0]), text(statement.jump[1])) if statement.jump[1] else ("", "")
+    return Statement(
+        text(statement.text), all_names(statement.defs), all_names(statement.uses), statement.raises,
+        statement.flag, jump,
+    )  # fmt: skip
+
+
+# ---- blocks ----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Step:
+    """One instruction on its way into a block."""
+
+    insn: Insn
+    statements: list[Statement]
+    jump: tuple[str, str] = ("", "")
+    follow: int | None = None      # where the trace goes on; None: it ends here
+    sources: dict[str, Statement | str] = field(default_factory=dict)   # flags before this instruction
+
+
+class Block:
+    """Translated code: `run(cpu, until)` returns True if the step engine has to execute one instruction."""
+
+    __slots__ = ("head", "ips", "length", "run", "source")
+
+    def __init__(
+        self, head: int, length: int, run: Callable[..., bool], source: str, ips: frozenset[int]
+    ) -> None:
+        self.head = head
+        self.length = length
+        self.run = run
+        self.source = source
+        self.ips = ips             # every instruction in it
+
+
+LIVE = "local"
+ENTRY = "entry"
+
+
+class Emitter:
+    """Puts a trace of steps together into one function."""
+
+    def __init__(self, steps: list[Step], loops: bool, end: str) -> None:
+        self.steps = steps
+        self.loops = loops
+        self.end = end                     # the expression of RIP where the trace ends, "" if it loops
+        self.recipes: dict[str, Any] = {}
+        self.partial = False
+
+    def emit(self) -> tuple[str, dict[str, Any]]:
+        """The source of the function and the names it needs beside the standard ones."""
+        kept = self.kept_flags()
+        current: dict[str, Statement | str] = dict.fromkeys(FLAGS, ENTRY)
+        for index, step in enumerate(self.steps):
+            step.sources = dict(current)
+            for n, statement in enumerate(step.statements):
+                if statement.flag:
+                    current[statement.flag] = LIVE if (index, n) in kept else statement
+                else:
+                    for flag in statement.uses | statement.defs:
+                        if flag in FLAGS and self.assigns(statement, flag):
+                            current[flag] = LIVE
+        self.final = current
+        body, at = self.body(kept)
+        return self.assemble(body, at)
+
+    @staticmethod
+    def assigns(statement: Statement, flag: str) -> bool:
+        return bool(re.search(rf"\b{flag} = ", statement.text))
+
+    def kept_flags(self) -> set[tuple[int, int]]:
+        """(instruction, statement) of flag assignments that something in the block reads."""
+        kept: set[tuple[int, int]] = set()
+        pending: dict[str, tuple[int, int]] = {}
+        for _ in range(2 if self.loops else 1):        # the second time round: what the loop carries over
+            for index, step in enumerate(self.steps):
+                for n, statement in enumerate(step.statements):
+                    for flag in statement.uses:
+                        if flag in pending:
+                            kept.add(pending[flag])
+                    if statement.flag:
+                        pending[statement.flag] = (index, n)
+        if self.loops:                                 # a bail inside must find the last round's values whole
+            for index, step in enumerate(self.steps):
+                self.keep_fragile(kept, index, step)
+        return kept
+
+    @staticmethod
+    def keep_fragile(kept: set[tuple[int, int]], index: int, step: Step) -> None:
+        last = max((n for n, s in enumerate(step.statements) if s.raises), default=0)
+        early = {d for s in step.statements[:last] for d in s.defs}
+        if any(statement.flag and statement.uses & early for statement in step.statements):
+            kept.update((index, n) for n, statement in enumerate(step.statements) if statement.flag)
+
+    def recipe(self, sources: dict[str, Statement | str]) -> str:
+        """The expression for `cpu.pending_flags`, or "" if no flag was touched."""
+        lines, arguments = [], []
+        for flag in FLAGS:
+            source = sources[flag]
+            if source == ENTRY:
+                continue
+            if source == LIVE:
+                lines.append(f"cpu.{flag} = {flag}")
+                arguments.append(flag)
+            else:
+                assert isinstance(source, Statement)
+                lines.append(f"cpu.{source.text}")
+                arguments += sorted(source.uses)
+        if not lines:
+            return ""
+        if len(lines) < len(FLAGS):
+            self.partial = True
+        names = list(dict.fromkeys(arguments))
+        renamed = {old: f"p{n}" for n, old in enumerate(names)}
+        pattern = re.compile(r"(?<![.\w])(" + "|".join(map(re.escape, names)) + r")\b") if names else None
+        text = "\n    ".join(pattern.sub(lambda m: renamed[m[0]], line) if pattern else line for line in lines)
+        source_text = f"def recipe(cpu{''.join(', ' + p for p in renamed.values())}):\n    {text}\n"
+        key = f"R{len(self.recipes)}"
+        function = compile_recipe(source_text)
+        for known, made in self.recipes.items():
+            if made is function:
+                key = known
+        self.recipes[key] = function
+        return f"({key}, {''.join(n + ', ' for n in names)})"
+
+    def set_flags(self, sources: dict[str, Statement | str], indent: str, first_known: bool = False) -> list[str]:
+        """Lines that leave the recipe for the flags at an exit."""
+        if not self.loops or all(sources[f] == self.final[f] or sources[f] != ENTRY for f in FLAGS):
+            text = self.recipe(sources)
+            return [f"{indent}cpu.pending_flags = {text}"] if text else []
+        later = {f: self.final[f] if sources[f] == ENTRY else sources[f] for f in FLAGS}
+        lines = [f"{indent}if n != start:", f"{indent}    cpu.pending_flags = {self.recipe(later)}"]
+        text = self.recipe(sources)
+        if text:
+            lines += [f"{indent}else:", f"{indent}    cpu.pending_flags = {text}"]
+        return lines
+
+    def body(self, kept: set[tuple[int, int]]) -> tuple[list[str], dict[int, int]]:
+        """The lines inside the loop and, by line number within them, the instruction."""
+        lines: list[str] = []
+        at: dict[int, int] = {}
+        indent = "            "
+        count = len(self.steps)
+        for index, step in enumerate(self.steps):
+            code = f"{step.insn.raw.hex()}"
+            lines.append(f"{indent}# {step.insn.ip:#x}: {disassemble(step.insn.raw, 64, step.insn.ip)}  [{code}]")
+            start = len(lines)
+            for n, statement in enumerate(step.statements):
+                if statement.jump[1] or (statement.flag and (index, n) not in kept):
+                    continue
+                lines += [indent + line for line in statement.text.splitlines()]
+            at.update(dict.fromkeys(range(start, len(lines)), index))
+            after = self.steps[index + 1].sources if index + 1 < count else self.final
+            condition, target = step.jump
+            if condition and step.follow is not None:
+                taken = step.follow == _number(target)
+                leave = f"not ({condition})" if taken else condition
+                where = f"{step.insn.next:#x}" if taken else target
+                lines.append(f"{indent}if {leave}:")
+                lines += self.leave(after, index + 1, where, indent + "    ")
+            elif condition:
+                lines += self.set_flags(after, indent)
+                lines.append(f"{indent}rip = {target} if {condition} else {step.insn.next:#x}")
+                lines += [f"{indent}n += {index + 1}", f"{indent}break"]
+            elif target and step.follow is not None and not _is_number(target):
+                lines.append(f"{indent}if {target} != {step.follow:#x}:")       # a predicted return
+                lines += self.leave(after, index + 1, target, indent + "    ")
+        if not self.loops and not (self.steps[-1].jump[0] and self.steps[-1].follow is None):
+            lines += self.leave(self.final, count, self.end, indent)
+        return lines, at
+
+    def leave(self, sources: dict[str, Statement | str], count: int, where: str, indent: str) -> list[str]:
+        return [*self.set_flags(sources, indent), f"{indent}rip = {where}", f"{indent}n += {count}", f"{indent}break"]
+
+    def assemble(self, body: list[str], at: dict[int, int]) -> tuple[str, dict[str, Any]]:
+        """Prologue, loop, handler and epilogue around the body."""
+        steps, count = self.steps, len(self.steps)
+        text = "\n".join(body)
+        used = {w for w in re.findall(r"(?<![.\w])[a-z]\w*", text)}
+        statements = [s for step in steps for s in step.statements]
+        written = {d for s in statements for d in s.defs if d in REGISTERS}
+        written |= {r for r in REGISTERS for s in statements if re.search(rf"(?<![.\w]){r} = ", s.text)}
+        handler: list[str] = []
+        for index, step in enumerate(steps):
+            made = self.set_flags(step.sources, "            ")
+            if made and any(s.raises for s in step.statements):
+                handler += [f"        if at == {index}:", *made]
+        whole = text + "\n".join(handler)
+        entry_flags = [f for f in FLAGS if re.search(rf"(?<![.\w]){f}\b", whole)]
+        lines = ["def block(cpu, until):"]
+        if entry_flags or self.partial:
+            lines += ["    if cpu.pending_flags is not None:", "        cpu.settle_flags()"]
+            lines += [f"    {flag} = cpu.{flag}" for flag in entry_flags]
+        if "df" in used:
+            lines.append("    df = cpu.df")
+        for register in GPR_NAMES:
+            if register in used or register in written:
+                lines.append(f"    {register} = cpu.{register}")
+        for local, value in (
+            ("tr", "cpu.tlb_read"), ("tw", "cpu.tlb_write"), ("mb", "cpu.ram"), ("mw", "cpu.ram16"),
+            ("md", "cpu.ram32"), ("mq", "cpu.ram64"), ("load", "cpu.load"), ("store", "cpu.store"),
+            ("fs_base", "cpu.fs.base"), ("gs_base", "cpu.gs.base"),
+        ):  # fmt: skip
+            if local in used:
+                lines.append(f"    {local} = {value}")
+        lines.append("    n = start = cpu.retired")
+        lines.append("    bailed = False")
+        lines.append("    try:")
+        if self.loops:
+            lines.append(f"        for n in range(start, until - {count - 1}, {count}):")
+        else:
+            lines.append("        while True:")
+        first = len(lines) + 1
+        lines += body
+        if self.loops:
+            head = f"{steps[0].insn.ip:#x}"
+            lines += ["        else:", *self.after_loop(), f"            rip = {head}", f"            n += {count}"]
+        lines.append("    except (NotPlain, Fault, VmExit) as event:")
+        lines.append("        at = AT[event.__traceback__.tb_lineno]")
+        lines += handler
+        lines += ["        rip = IPS[at]", "        n += at", "        bailed = True"]
+        lines += [f"    cpu.{register} = {register}" for register in GPR_NAMES if register in written]
+        lines += ["    cpu.rip = rip", "    cpu.retired = n", "    return bailed", ""]
+        names = {
+            **self.recipes,
+            "AT": {first + line: index for line, index in at.items()},
+            "IPS": tuple(step.insn.ip for step in steps),
+            "PARITY": PARITY, "NotPlain": NotPlain, "Fault": Fault, "VmExit": VmExit,
+        }  # fmt: skip
+        return "\n".join(lines), names
+
+    def after_loop(self) -> list[str]:
+        text = self.recipe(self.final)
+        return [f"            cpu.pending_flags = {text}"] if text else []
+
+
+@cache
+def compile_recipe(source: str) -> Callable[..., None]:
+    """A flag recipe's function; blocks with the same formulas share it."""
+    namespace: dict[str, Any] = {"PARITY": PARITY}
+    exec(compile(source, "<flags>", "exec"), namespace)
+    made: Callable[..., None] = namespace["recipe"]
+    return made
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit()
+
+
+def _number(text: str) -> int | None:
+    return int(text, 0) if _is_number(text) else None
+
+
+MAX_TRACE = 48
+
+
+def build_trace(
+    fetch: Callable[[int], Insn], definition_of: Callable[[Insn], Definition | None], head: int, cpl: int
+) -> tuple[list[Step], bool, str]:
+    """Follow the code from `head`: straight on, through direct jumps and calls, back to `head` if it loops."""
+    steps: list[Step] = []
+    seen: set[int] = set()
+    returns: list[int] = []
+    ip, page = head, head >> 12
+    while len(steps) < MAX_TRACE and ip >> 12 == page and ip not in seen:
+        try:
+            insn = fetch(ip)
+        except (Fault, VmExit):
+            break
+        definition = definition_of(insn)
+        if definition is None or not definition.inline or insn.function is not definition.function:
+            break
+        if insn.ip + len(insn.raw) - 1 >> 12 != page:
+            break
+        operands_sized = fill(insn, definition, len(steps), cpl)
+        if operands_sized is None:
+            break
+        step = Step(insn, operands_sized)
+        jumps = [s.jump for s in operands_sized if s.jump[1]]
+        if len(jumps) > 1 or (jumps and not _jump_can_move(operands_sized)):
+            break
+        seen.add(ip)
+        steps.append(step)
+        if not jumps:
+            ip = step.follow = insn.next
+            continue
+        step.jump = jumps[0]
+        condition, target = step.jump
+        where = _number(target)
+        if condition:
+            if where == head:
+                step.follow = head
+                return steps, True, ""
+            if where is not None and where <= insn.ip:
+                return steps, False, ""                  # an inner loop: its head gets a block of its own
+            ip = step.follow = insn.next
+        elif where is not None:
+            if where == head:
+                step.follow = head
+                return steps, True, ""
+            if any("store" in s.text or "tw[" in s.text for s in operands_sized):
+                returns.append(insn.next)                # a call
+            ip = step.follow = where
+            if ip >> 12 != page or ip in seen:
+                return steps, False, f"{where:#x}"
+        else:
+            if not returns:
+                return steps, False, target
+            ip = step.follow = returns.pop()
+            if ip >> 12 != page or ip in seen:
+                step.follow = None
+                return steps, False, target
+    end = f"{ip:#x}"
+    if steps and steps[-1].jump[0] and steps[-1].follow is None:
+        end = ""
+    return steps, False, end
+
+
+def _jump_can_move(statements: list[Statement]) -> bool:
+    """The branch is decided where the instruction ends: nothing behind it may change what it reads."""
+    at = next(n for n, s in enumerate(statements) if s.jump[1])
+    reads = statements[at].uses
+    return not any(s.defs & reads or any(r in s.uses - s.defs and not s.flag and not s.defs for r in ())
+                   for s in statements[at + 1 :])  # fmt: skip
+
+
+def translate(
+    fetch: Callable[[int], Insn], definition_of: Callable[[Insn], Definition | None], head: int, cpl: int
+) -> Block | None:
+    """A block starting at `head`, or None if its first instructions have to stay with the step engine."""
+    steps, loops, end = build_trace(fetch, definition_of, head, cpl)
+    if len(steps) < 2 and not loops:
+        return None
+    source, names = Emitter(steps, loops, end).emit()
+    filename = f"<block {head:#x}>"
+    namespace = dict(names)
+    exec(compile(source, filename, "exec"), namespace)
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    return Block(head, len(steps), namespace["block"], source, frozenset(step.insn.ip for step in steps))
