@@ -5,6 +5,8 @@
 The guest asks the dice for three throws through the port and reads the sum from memory.
 """
 
+from dataclasses import dataclass
+
 from devices.base import Device
 from devices.bus import BusKind, Window
 from pysim_vm import AxVM
@@ -18,25 +20,34 @@ throw:  in al, 0x70             ; one throw
 """
 
 
+@dataclass
+class DiceState:
+    """All that changes: a snapshot copies it."""
+
+    thrown: int = 0
+    total: int = 0
+
+
 class Dice(Device):
     """Offset 0 throws, offset 16 tells the sum. The throws are fixed, so that every run is the same run."""
 
     name = "dice"
+    state: DiceState
 
     def __init__(self, throws: list[int]) -> None:
         self.throws = throws
-        self.state = {"next": 0, "sum": 0}
+        self.reset()
 
     def read(self, offset: int, width: int) -> int:
         if offset == 16:
-            return self.state["sum"]
-        throw = self.throws[self.state["next"] % len(self.throws)]
-        self.state["next"] += 1
-        self.state["sum"] += throw
+            return self.state.total
+        throw = self.throws[self.state.thrown % len(self.throws)]
+        self.state.thrown += 1
+        self.state.total += throw
         return throw
 
     def reset(self) -> None:
-        self.state = {"next": 0, "sum": 0}
+        self.state = DiceState()
 
 
 def main() -> int:

@@ -65,7 +65,8 @@ def main() -> tuple[Mark, Mark]:
     good, endless = grade(GOOD), grade(ENDLESS)
     for name, mark in (("good", good), ("endless", endless)):
         print(
-            f"{name:<8} {mark.passed} passed, {mark.failed} failed, {mark.instructions} instructions: {mark.remark}"
+            f"{name:<8} {mark.passed} passed, {mark.failed} failed, "
+            f"{mark.instructions} instructions: {mark.remark}"
         )
     return good, endless
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from isa.decode import Insn
+from isa.exits import VmExit
+from isa.faults import Fault
 from isa.interrupts import InterruptUnit
-from isa.translate import translate
+from isa.memory import EXECUTE
+from isa.mmu import ACCESS_FETCH
+from isa.translate import Block, translate
 
 if TYPE_CHECKING:
     from isa.code_cache import CodeContext
@@ -106,6 +110,20 @@ class BlockUnit(InterruptUnit):
             if block is None:
                 heat[head] = NEVER_HOT
                 return False
-            page.blocks[code.key, head] = block
+            for number in block.pages.values():
+                cpu.cache.pages[number].blocks[code.key, head] = block
+        elif not self._still_mapped(block):
+            return False
         code.blocks[head] = block
+        return True
+
+    def _still_mapped(self, block: Block) -> bool:
+        """After a TLB flush: the code pages of a block lie where they did. Raises nothing."""
+        try:
+            for page, host in block.pages.items():
+                gpa = self.translate(page << 12, ACCESS_FETCH, self.cpl == 3)
+                if self.memory.host_page(gpa, EXECUTE) != host << 12:
+                    return False
+        except (Fault, VmExit):
+            return False
         return True

@@ -150,6 +150,10 @@ class CodeCache:
         stale = [place for place, block in page.blocks.items()
                  if any(key == place[0] and ip in block.ips for key, ip in gone)]  # fmt: skip
         for place in stale:
+            for number in page.blocks[place].pages.values():
+                other = self.pages.get(number)
+                if other is not None and other is not page:
+                    other.blocks.pop(place, None)
             del page.blocks[place]
             context = self.contexts.get(place[0])
             if context is not None:

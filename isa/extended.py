@@ -185,11 +185,11 @@ def _overflow(
 
 
 def _wrapped(sign: int, biased: int, significand: int, flags: int) -> Result:
-    """A result of unmasked overflow or underflow; where even the wrapped exponent does not fit, its limit."""
+    """A result of unmasked overflow or underflow; FSCALE can miss even the wrapped range: infinity or zero."""
     if biased >= MAX_EXPONENT:
-        return sign << 79 | INFINITY, flags
+        return sign << 79 | INFINITY, flags | PE | C1
     if biased <= 0:
-        return sign << 79, flags
+        return sign << 79, flags & ~C1 | PE
     return sign << 79 | biased << 64 | significand, flags
 
 
@@ -437,12 +437,15 @@ def remainder(a: int, b: int, control: int, *, nearest: bool) -> tuple[int, int,
     if is_infinite(a) or is_zero(b):
         return INDEFINITE, IE, 0
     flags = denormal_flag(a) | denormal_flag(b)
-    if is_infinite(b) or is_zero(a):
+    if is_zero(a):
         return a, flags, 0
     sign, a_exponent, a_significand = parts(a)
+    control |= EXTENDED_PRECISION
+    if is_infinite(b):
+        result, flags = finish(sign, a_exponent, a_significand, control, flags)
+        return result, flags, 0
     _, b_exponent, b_significand = parts(b)
     distance = a_exponent + a_significand.bit_length() - b_exponent - b_significand.bit_length()
-    control |= EXTENDED_PRECISION
     if distance >= 64:
         step = distance - (32 + distance % 32)
         shift = a_exponent - b_exponent - step
@@ -450,8 +453,8 @@ def remainder(a: int, b: int, control: int, *, nearest: bool) -> tuple[int, int,
         low = min(a_exponent, b_exponent + step)
         if not rest:
             return sign << 79, flags, -1
-        result, more = finish(sign, low, rest, control, flags)
-        return result, more, -1
+        result, flags = finish(sign, low, rest, control, flags)
+        return result, flags, -1
     low = min(a_exponent, b_exponent)
     if distance < -1:  # less than half of b: nothing to take away
         quotient, rest, low = 0, a_significand, a_exponent
@@ -464,8 +467,8 @@ def remainder(a: int, b: int, control: int, *, nearest: bool) -> tuple[int, int,
             sign ^= 1
     if not rest:
         return a & SIGN, flags, quotient & 7
-    result, more = finish(sign, low, rest, control, flags)
-    return result, more, quotient & 7
+    result, flags = finish(sign, low, rest, control, flags)
+    return result, flags, quotient & 7
 
 
 # ---- conversions into a register ---------------------------------------------------------------------------

@@ -734,16 +734,23 @@ class Step:
 class Block:
     """Translated code: `run(cpu, until)` returns True if the step engine has to execute one instruction."""
 
-    __slots__ = ("head", "ips", "length", "run", "source")
+    __slots__ = ("head", "ips", "length", "pages", "run", "source")
 
     def __init__(
-        self, head: int, length: int, run: Callable[..., bool], source: str, ips: frozenset[int]
+        self,
+        head: int,
+        length: int,
+        run: Callable[..., bool],
+        source: str,
+        ips: frozenset[int],
+        pages: dict[int, int],
     ) -> None:
         self.head = head
         self.length = length
         self.run = run
         self.source = source
         self.ips = ips             # every instruction in it
+        self.pages = pages         # linear page -> host page of its code
 
 
 LIVE = "local"
@@ -964,7 +971,8 @@ def _number(text: str) -> int | None:
     return int(text, 0) if _is_number(text) else None
 
 
-MAX_TRACE = 48
+MAX_TRACE = 64      # instructions
+MAX_PAGES = 4       # pages of code: a TLB flush has to look each of them up again
 
 
 def build_trace(
@@ -974,8 +982,9 @@ def build_trace(
     steps: list[Step] = []
     seen: set[int] = set()
     returns: list[int] = []
-    ip, page = head, head >> 12
-    while len(steps) < MAX_TRACE and ip >> 12 == page and ip not in seen:
+    pages: dict[int, int] = {}
+    ip = head
+    while len(steps) < MAX_TRACE and ip not in seen:
         try:
             insn = fetch(ip)
         except (Fault, VmExit):
@@ -983,7 +992,9 @@ def build_trace(
         definition = definition_of(insn)
         if definition is None or not definition.inline or insn.function is not definition.function:
             break
-        if insn.ip + len(insn.raw) - 1 >> 12 != page:
+        if insn.ip + len(insn.raw) - 1 >> 12 != ip >> 12:
+            break
+        if ip >> 12 not in pages and len(pages) == MAX_PAGES:
             break
         operands_sized = fill(insn, definition, len(steps), cpl)
         if operands_sized is None:
@@ -994,6 +1005,7 @@ def build_trace(
             break
         seen.add(ip)
         steps.append(step)
+        pages[ip >> 12] = insn.page
         if not jumps:
             ip = step.follow = insn.next
             continue
@@ -1014,15 +1026,13 @@ def build_trace(
             if any("store" in s.text or "tw[" in s.text for s in operands_sized):
                 returns.append(insn.next)                # a call
             ip = step.follow = where
-            if ip >> 12 != page or ip in seen:
-                return steps, False, f"{where:#x}"
         else:
             if not returns:
                 return steps, False, target
-            ip = step.follow = returns.pop()
-            if ip >> 12 != page or ip in seen:
-                step.follow = None
+            ip = returns.pop()
+            if ip in seen:
                 return steps, False, target
+            step.follow = ip
     end = f"{ip:#x}"
     if steps and steps[-1].jump[0] and steps[-1].follow is None:
         end = ""
@@ -1042,11 +1052,13 @@ def translate(
 ) -> Block | None:
     """A block starting at `head`, or None if its first instructions have to stay with the step engine."""
     steps, loops, end = build_trace(fetch, definition_of, head, cpl)
-    if len(steps) < 2 and not loops:
+    if not steps or (len(steps) == 1 and not loops and not steps[0].jump[1]):
         return None
     source, names = Emitter(steps, loops, end).emit()
     filename = f"<block {head:#x}>"
     namespace = dict(names)
     exec(compile(source, filename, "exec"), namespace)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    return Block(head, len(steps), namespace["block"], source, frozenset(step.insn.ip for step in steps))
+    ips = frozenset(step.insn.ip for step in steps)
+    pages = {step.insn.ip >> 12: step.insn.page for step in steps}
+    return Block(head, len(steps), namespace["block"], source, ips, pages)

@@ -1,7 +1,7 @@
-"""pysim_vm: the hypervisor of a pure-Python x86-64 machine, axvm's API re-created. No CPU and no chips are here.
+"""pysim_vm: the hypervisor of a pure-Python x86-64 machine, axvm's API re-created. No CPU, no chips.
 
-`isa` is the silicon, `devices` the board. The names below are the ones most programs need; each is loaded when
-it is first used, so that `import pysim_vm` costs next to nothing.
+`isa` is the silicon, `devices` the board. The names below are the ones most programs need; each is loaded
+when it is first used, so that `import pysim_vm` costs next to nothing.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ machine_options = _stacked(
     click.option("--module", "modules", multiple=True, metavar="'FILE ARGS'", help="Multiboot module."),
     click.option("--load-address", metavar="ADDRESS", help="Where a raw image goes."),
     click.option("--entry", metavar="ADDRESS", help="First instruction of a raw image [load address]."),
-    click.option("--mode", type=click.Choice(("real", "protected", "long")), default="real", show_default=True,
-                 help="CPU mode in which a raw image starts."),
+    click.option("--mode", type=click.Choice(("real", "protected", "long")), default="real",
+                 show_default=True, help="CPU mode in which a raw image starts."),
     click.option("--protocol", type=click.Choice(PROTOCOLS), help="What the guest file is [found out]."),
     click.option("--symbols", metavar="FILE", help="ELF file or System.map to name addresses."),
     click.option("--seed", metavar="NUMBER", help="Seed of RDRAND."),
@@ -103,7 +103,7 @@ def cli() -> None:
 @click.option("--stop-on", default="", metavar="TEXT", help="Stop when the console has printed TEXT.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing when all went well.")
 @common_options
-def run(  # fmt: skip
+def run(
     guest: str,
     budget: str | None,
     trace: str | None,
@@ -239,7 +239,7 @@ def check(config: tuple[str, ...], arch: str, as_json: bool, debug: bool) -> int
 )
 @click.option("--output", "-O", metavar="FILE", help="Where it goes instead of standard output.")
 @common_options
-def generate(  # fmt: skip
+def generate(
     name: str,
     vm_id: str,
     vm_type: str,
@@ -317,11 +317,11 @@ def _ask() -> int:
     return int(answer) if answer.isascii() and answer.isdigit() and len(answer) < 10 else 0
 
 
-# ---- the way out ---------------------------------------------------------------------------------------------
+# ---- the way out ---------------------------------------------------------------------------------------
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code. A mistake becomes one sentence on standard error, never a traceback.
+    """Run one command line; the exit code. A mistake becomes one sentence on standard error.
 
     With `--json` among the arguments the sentence is on standard output as well, as {"error": ...}.
     """

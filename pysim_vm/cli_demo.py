@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -48,7 +48,7 @@ class Lesson:
 LESSONS = (
     Lesson(
         lambda r: isinstance(r, IoRead) and r.port == LINE_STATUS,
-        'IN leaves the guest before it happens. The UART says "ready" (bit 5), the value goes to AL, on it goes.',
+        'IN leaves the guest before it happens. The UART says "ready" (bit 5), AL gets it, on it goes.',
     ),
     Lesson(
         lambda r: isinstance(r, IoWrite) and r.port == COM1_PORT,
@@ -149,7 +149,7 @@ def _near(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], color: bool) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], color: bool) -> str:
     """A table: rich's for a terminal, aligned columns for a file. The last column holds numbers."""
     if color:
         from io import StringIO

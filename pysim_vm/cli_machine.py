@@ -103,9 +103,9 @@ def _from_config(path: str, options: MachineOptions) -> Machine:
         raise CommandError(
             ExitStatus.USAGE, f"--memory: {path} lists its memory_regions; change the size there"
         )
-    given = _settings(options)
-    checked = PysimConfig.from_keywords(given)
-    crate = replace(crate, pysim=replace(crate.pysim, **{key: getattr(checked, key) for key in given}))
+    settings = _settings(options)
+    checked = PysimConfig.from_keywords(settings)
+    crate = replace(crate, pysim=replace(crate.pysim, **{key: getattr(checked, key) for key in settings}))
     kernel = crate.kernel
     if options.append is not None:
         kernel = replace(kernel, cmdline=options.append)
@@ -115,9 +115,7 @@ def _from_config(path: str, options: MachineOptions) -> Machine:
     identical = any(region.map_type is VmMemMappingType.MapIdentical for region in crate.ram_regions())
     notes = [str(problem) for problem in crate.warnings]
     if identical and crate.pysim.platform == "none" and not crate.devices.emu_devices:
-        notes.append(
-            f'{path}: no board and no devices, so the guest has no console; [pysim] platform = "pc" gives both'
-        )
+        notes.append(f'{path}: no board and no devices, so no console; [pysim] platform = "pc" gives both')
     description = "" if vm.plan is None else vm.plan.description
     return Machine(vm, f"VM[{vm.id()}] {vm.name()}: {description}", tuple(notes))
 

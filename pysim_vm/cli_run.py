@@ -153,7 +153,7 @@ class GuestInput:
 
 
 class Session:
-    """One run of a machine. `run` gives the outcome; everything the user sees on the way goes through here."""
+    """One run of a machine. `run` gives the outcome; all that the user sees on the way goes through here."""
 
     def __init__(self, machine: Machine, options: RunOptions, stdout: BinaryIO, stderr: TextIO) -> None:
         self.vm = machine.vm
@@ -398,8 +398,9 @@ class Session:
         if self._type_after.feed(data):
             self._attention()
         if self._stop_on.feed(data):
-            text = f"the console printed {self._options.stop_on!r} after {plural(self.cpu.retired, 'instruction')}"
-            self._end(Outcome(ExitStatus.OK, text, "stop-on"))
+            after = plural(self.cpu.retired, "instruction")
+            sentence = f"the console printed {self._options.stop_on!r} after {after}"
+            self._end(Outcome(ExitStatus.OK, sentence, "stop-on"))
 
     def _escape(self, command: Escape) -> None:
         match command:
@@ -419,7 +420,7 @@ class Session:
         self._stderr.write("".join(f"\n{line}" for line in lines) + "\n")
         self._stderr.flush()
 
-    # ---- ends from outside -----------------------------------------------------------------------------------
+    # ---- ends from outside --------------------------------------------------------------------------------
 
     def _end(self, outcome: Outcome) -> None:
         if self._stop is None:
@@ -435,7 +436,7 @@ class Session:
         sentence = f"interrupted by {name} after {plural(self.cpu.retired, 'instruction')}"
         self._end(Outcome(ExitStatus.INTERRUPTED, sentence, "interrupted"))
 
-    # ---- traces and files --------------------------------------------------------------------------------------
+    # ---- traces and files ----------------------------------------------------------------------------------
 
     def _trace_exit(self, record: ExitRecord) -> None:
         self._trace_line(json.dumps(record.as_dict()) if self._options.as_json else record.line())
@@ -540,16 +541,16 @@ def _signals(handler: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
-# ---- what is shown at the end --------------------------------------------------------------------------------
+# ---- what is shown at the end ------------------------------------------------------------------------------
 
 
 def status_line(machine: Machine) -> str:
     """Where the guest is, in one line."""
     vm, cpu = machine.vm, machine.vm.vcpu(0).cpu
-    exits = sum(vm.exit_counts.values())
+    instructions, exits = plural(cpu.retired, "instruction"), plural(sum(vm.exit_counts.values()), "exit")
     return (
-        f"{cpu.mode_name()} mode at {place(cpu, symbols=machine.symbols)}, {plural(cpu.retired, 'instruction')}, "
-        f"{plural(exits, 'exit')}, {vm.now_ns() / 1e9:.3f} s of guest time"
+        f"{cpu.mode_name()} mode at {place(cpu, symbols=machine.symbols)}, {instructions}, {exits}, "
+        f"{vm.now_ns() / 1e9:.3f} s of guest time"
     )
 
 
@@ -605,7 +606,7 @@ def run_machine(machine: Machine, options: RunOptions, stdout: BinaryIO, stderr:
         stdout.flush()
     if outcome.status or not options.quiet:
         data = machine.vm.console.data
-        unfinished = bool(data) and data[-1:] not in (b"\n", b"\r") and options.output is None
+        unfinished = bool(data) and not data.endswith((b"\n", b"\r")) and options.output is None
         stderr.write(("\n" if unfinished and not options.as_json else "") + f"pysim-vm: {outcome.sentence}\n")
         dropped = output_limit_words(machine.vm)
         if dropped:

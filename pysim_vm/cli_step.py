@@ -10,7 +10,7 @@ from typing import TextIO
 from isa.exits import Budget, ExitReason, Hypercall, SystemDown, TripleFault
 from pysim_vm.cli_machine import Machine
 from pysim_vm.cli_status import ExitStatus
-from pysim_vm.cli_watch import StepRecord, Stepper, step_lines
+from pysim_vm.cli_watch import Stepper, StepRecord, step_lines
 from pysim_vm.errors import DeviceFault
 from pysim_vm.report import exit_words, place, plural, register_dump, triple_fault_report
 

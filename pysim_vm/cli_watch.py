@@ -169,9 +169,8 @@ class StepRecord:
     """One step: the instruction at its place, and what came of it.
 
     `events` tell of interrupts and exceptions in words; with `executed` False an event came instead of the
-    instruction, with `interrupt` True the instruction was not even looked at. `retired` is the count afterwards.
-    `more_stores` counts stores beyond the first STORES_SHOWN. `reason` is what `run_vcpu`
-    returned.
+    instruction, with `interrupt` True it was not even looked at. `retired` is the count afterwards,
+    `more_stores` counts stores beyond the first STORES_SHOWN, `reason` is what `run_vcpu` returned.
     """
 
     number: int
@@ -248,7 +247,7 @@ class Stepper:
         self._details = details
         self._record = StepRecord(0, "", 0, "", b"", "")
         self._watched_class = type(self._cpu)
-        self._exits = ExitTracer(vm, lambda record: self._record.exits.append(record), symbols)
+        self._exits = ExitTracer(vm, self._note_exit, symbols)
         self._cpu.__class__ = _watched(self)
         self._cpu.forget_writes()
 
@@ -280,6 +279,9 @@ class Stepper:
             if self._details:
                 record.changes = changes(before, snapshot(cpu))
         return record
+
+    def _note_exit(self, record: ExitRecord) -> None:
+        self._record.exits.append(record)
 
     # What the watched CPU reports
 

@@ -1,8 +1,8 @@
 """The demo guest and its machine: 16, 32 and 64 bits, a device of one's own, a timer interrupt, power off.
 
 The guest is demos/grand_tour.asm; demos/grand_tour.bin is the same, assembled, so that the demo needs no
-assembler to start. `python -m pysim_vm.demo --assemble` writes it anew. The device is below: it is the whole of
-what a custom device takes. How the result is shown is in cli_demo.py.
+assembler to start. `python -m pysim_vm.demo --assemble` writes it anew. The device is below: it is
+the whole of what a custom device takes. How the result is shown is in cli_demo.py.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from isa.cpu import Cpu
-from isa.decode import MAX_LENGTH, disassemble
+from isa.decode import MAX_LENGTH, Insn, disassemble
 from isa.descriptors import Descriptor
 from isa.exits import (
     Budget,
@@ -324,7 +324,7 @@ def code_linear(cpu: Cpu, ip: int) -> int:
 
 
 def place(cpu: Cpu, ip: int | None = None, symbols: SymbolTable | None = None) -> str:
-    """Where the CPU is: `0x7c31`, `f000:e05b` in real mode with a segment, `0x... <name+0x10>` with symbols."""
+    """Where the CPU is: `0x7c31`, `f000:e05b` in real mode with a segment, `0x7c31 <name+0x10>`."""
     ip = cpu.rip if ip is None else ip
     segmented = not cpu.protected and cpu.cs.selector
     text = f"{cpu.cs.selector:04x}:{ip:04x}" if segmented else f"{ip:#x}"
@@ -363,7 +363,7 @@ def surroundings(cpu: Cpu, symbols: SymbolTable | None = None) -> list[str]:
     at least met; where it knows none the list starts at RIP.
     """
     by_end = {insn.next: insn for insn in cpu.code.values()}
-    before = []
+    before: list[Insn] = []
     at = cpu.rip
     while len(before) < CONTEXT_BEFORE and at in by_end and by_end[at].ip < at:
         insn = by_end[at]
@@ -402,7 +402,8 @@ def segment_words(segment: Segment) -> str:
     kind = Descriptor(segment.selector, 0, raw).what
     size = "64-bit" if segment.l else "32-bit" if segment.db else "16-bit"
     return (
-        f"{segment.name.upper():<4} {segment.selector:04x}  base {segment.base:#x}  limit {segment.limit:#x}  "
+        f"{segment.name.upper():<4} {segment.selector:04x}  base {segment.base:#x}  "
+        f"limit {segment.limit:#x}  "
         f"{size + ' ' if segment.s else ''}{kind}, DPL {segment.dpl}"
     )
 
@@ -514,8 +515,8 @@ def selector_words(cpu: Cpu, selector: int) -> str:
     if selector & 4 and cpu.ldtr.null:
         return f"{where}: there is no LDT (LDTR is null)"
     if index * 8 + 7 > table.limit:
-        room = (table.limit + 1) // 8
-        return f"{where}: outside the {name}, whose limit {table.limit:#x} leaves room for {plural(room, 'entry').replace('entrys', 'entries')}"
+        room = plural((table.limit + 1) // 8, "descriptor")
+        return f"{where}: outside the {name}, whose limit {table.limit:#x} leaves room for {room}"
     raw = peek(cpu, table.base + index * 8, 8)
     if raw is None:
         return f"{where}: at {table.base + index * 8:#x}, which cannot be read"
@@ -640,7 +641,7 @@ def _story(cpu: Cpu, reason: TripleFault, symbols: SymbolTable | None) -> list[s
         name = f" ({EXCEPTIONS[match[1]][1]})" if match and match[1] in EXCEPTIONS else ""
         lines.append(f"{number}. {text}{name}")
     lines.append(
-        "A fault while a fault is delivered is a double fault, #DF; a fault while #DF is delivered is the end."
+        "A fault while a fault is delivered is a double fault, #DF; one while #DF is delivered is the end."
     )
     return lines
 
@@ -651,8 +652,8 @@ def _advice(cpu: Cpu, reason: TripleFault) -> list[str]:
     first = _CHAIN_ENTRY.match(reason.chain[0]) if reason.chain else None
     if "outside the IDT limit" in chain:
         advice.append(
-            "The interrupt table is too small for the fault: LIDT was not executed yet, or with a wrong limit. "
-            "Set up the IDT before anything can fault."
+            "The interrupt table is too small for the fault: no LIDT was executed yet, or its limit is "
+            "wrong. Set up the IDT before anything can fault."
         )
     elif (
         re.search(r"gate of vector \S+ not present", chain)
@@ -664,7 +665,7 @@ def _advice(cpu: Cpu, reason: TripleFault) -> list[str]:
         )
     if "handler is not a 64-bit code segment" in chain:
         advice.append(
-            "In long mode every handler runs in 64-bit code: the gate's selector must name a segment with L set."
+            "In long mode handlers are 64-bit code: the gate's selector must name a segment with L set."
         )
     if "#PF" in chain and (cpu.rsp - cpu.cr2) & M64 <= STACK_NEIGHBOURHOOD and first is not None:
         advice.append(

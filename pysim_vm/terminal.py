@@ -38,7 +38,7 @@ class Escape(Enum):
 
 
 class EscapeFilter:
-    """Separates Ctrl-A commands from keys for the guest. A Ctrl-A at the end of a read waits for its letter."""
+    """Separates Ctrl-A commands from keys for the guest. A Ctrl-A that ends a read waits for its letter."""
 
     def __init__(self) -> None:
         self._armed = False

@@ -1,8 +1,8 @@
 """Random bytes run as code in every mode end in exits and faults only, never in a Python traceback.
 
-Every few bytes of a seeded chunk are a starting point; registers, descriptor tables, handlers, paging and what
-the VM answers are drawn from the same seed. A run in which an exception escapes, a register leaves its width
-or the mode that the engine derived has gone stale fails with the line that repeats it.
+Every few bytes of a seeded chunk are a starting point; registers, descriptor tables, handlers, paging and
+what the VM answers are drawn from the same seed. A run in which an exception escapes, a register leaves its
+width or the mode that the engine derived has gone stale fails with the line that repeats it.
 
 PYSIM_RANDOM_BYTES sets the bytes of code per mode: a few thousand by default, 1048576 for the full megabyte.
 """
@@ -82,7 +82,10 @@ P, RW, US, PS, NX = 1, 2, 4, 1 << 7, 1 << 63
 
 MODES = ("real", "virtual-8086", "16-bit protected", "32-bit protected", "compatibility", "64-bit")
 MODES_AND_RINGS = [
-    (mode, ring) for mode in MODES for ring in (0, 3) if (mode, ring) not in (("real", 3), ("virtual-8086", 0))
+    (mode, ring)
+    for mode in MODES
+    for ring in (0, 3)
+    if (mode, ring) not in (("real", 3), ("virtual-8086", 0))
 ]
 
 
@@ -201,7 +204,9 @@ def set_mode(cpu: Cpu, mode: str, ring: int, rng: random.Random) -> None:
         cpu.cs.load_raw(CODE_SELECTOR[ring], base, limit, attributes | ring << 5)
         if mode == "16-bit protected":
             cpu.ss.load_raw(DATA_SELECTOR[ring], 0x20000, 0xFFFF, 0x93 | ring << 5)
-        cpu.es.load_raw(DATA_SELECTOR[ring], 0x21000, 0xFFF, rng.choice((0x93, 0x97, 0x91, 0xC093)) | ring << 5)
+        cpu.es.load_raw(
+            DATA_SELECTOR[ring], 0x21000, 0xFFF, rng.choice((0x93, 0x97, 0x91, 0xC093)) | ring << 5
+        )
     if mode != "real":
         cpu.idtr.base, cpu.idtr.limit = IDT, 0xFFF
     cpu.set_rflags_raw(flags | 2)
@@ -221,7 +226,9 @@ def set_mode(cpu: Cpu, mode: str, ring: int, rng: random.Random) -> None:
 
 def interesting(rng: random.Random) -> int:
     """A register value: small, an address of every kind of memory, an edge, or anything."""
-    base = rng.choice((0, 0x20000, CHUNK, MMIO, ROM, LAZY, HOLE, 0xFFFF, 1 << 31, 1 << 32, 1 << 47, 1 << 63, 0, 0))
+    base = rng.choice(
+        (0, 0x20000, CHUNK, MMIO, ROM, LAZY, HOLE, 0xFFFF, 1 << 31, 1 << 32, 1 << 47, 1 << 63, 0, 0)
+    )
     match rng.randrange(4):
         case 0:
             return base + rng.randrange(-16, 4096) & M64

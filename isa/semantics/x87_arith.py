@@ -322,16 +322,16 @@ def partial_remainder(cpu: Cpu, where: Location, nearest: bool) -> None:
         result, flags = INDEFINITE, UNDERFLOWN
     else:
         result, flags, quotient = remainder(read(cpu, 0), read(cpu, 1), cpu.fpu.control, nearest=nearest)
+    fpu = cpu.fpu
+    fpu.status &= ~C2
     if accept(cpu, flags):
         write(cpu, 0, result)
-        status = cpu.fpu.status & ~C2
         if not is_nan(result):
-            status &= ~CONDITION_CODES
             if quotient < 0:
-                status |= C2
+                codes = C2
             else:
-                status |= (C0 if quotient & 4 else 0) | (C3 if quotient & 2 else 0) | (quotient & 1) * C1
-        cpu.fpu.status = status
+                codes = (C0 if quotient & 4 else 0) | (C3 if quotient & 2 else 0) | (quotient & 1) * C1
+            fpu.status = fpu.status & ~CONDITION_CODES | codes
 
 
 @insn("FPREM", inline=False, located=True)

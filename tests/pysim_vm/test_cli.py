@@ -207,6 +207,12 @@ def test_a_file_is_typed_before_the_text(tmp_path: Path, capfd: pytest.CaptureFi
     assert capfd.readouterr().out == "?xyq"
 
 
+def test_keys_may_go_to_the_ps2_keyboard(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = "wait: in al, 0x64\ntest al, 1\njz wait\nin al, 0x60\ncmp al, 0x1e\njne wait\n" + HELLO
+    assert run(image(tmp_path, text), "--type", "a", "--keys", "ps2", "--budget", "100k") == 0
+    assert capfd.readouterr().out == "Hi"
+
+
 def test_stop_on_ends_the_run_at_the_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(image(tmp_path, ECHO), "--type", "abcq", "--stop-on", "ab") == 0
     out, err = capfd.readouterr()

@@ -141,3 +141,10 @@ def test_the_calculator_names_the_registers_it_has() -> None:
 def test_the_module_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.main([]) == 2
     assert "--assemble" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_a_coloured_table() -> None:
+    out = BytesIO()
+    assert run_demo(out, StringIO(), color=True) == 0
+    assert b"\x1b[" in out.getvalue()
+    assert b"calculator" in out.getvalue()

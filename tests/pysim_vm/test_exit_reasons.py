@@ -69,7 +69,8 @@ def exits_of(vm: AxVM) -> list[ExitReason]:
 @pytest.mark.parametrize("instruction", ["vmcall", "vmmcall"])
 def test_hypercall_carries_the_number_and_six_arguments(instruction: str) -> None:
     vm = AxVM.from_asm(
-        f"mov rax, 77\nmov rdi, 1\nmov rsi, 2\nmov rdx, 3\nmov rcx, 4\nmov r8, 5\nmov r9, 6\n{instruction}\nhlt"
+        "mov rax, 77\nmov rdi, 1\nmov rsi, 2\nmov rdx, 3\nmov rcx, 4\nmov r8, 5\nmov r9, 6\n"
+        f"{instruction}\nhlt"
     )
     assert vm.run_vcpu(0) == Hypercall(77, (1, 2, 3, 4, 5, 6))
 
@@ -272,7 +273,7 @@ def test_budget_tells_the_count_reached() -> None:
 
 
 def test_the_field_names_are_axvms() -> None:
-    assert {kind.__name__: [field.name for field in fields(kind)] for kind in (  # type: ignore[arg-type]
+    assert {kind.__name__: [field.name for field in fields(kind)] for kind in (
         Hypercall, MmioRead, MmioWrite, SysRegRead, SysRegWrite, IoRead, IoWrite, ExternalInterrupt,
         NestedPageFault, Halt, CpuUp, CpuDown, SystemDown, Nothing, SendIPI,
     )} == {

@@ -212,7 +212,9 @@ def test_a_selector_is_followed_to_its_descriptor() -> None:
 
 def test_a_selector_outside_its_table_says_how_much_room_there_is() -> None:
     cpu = AxVM.from_asm("nop").vcpu(0).cpu
-    assert selector_words(cpu, 0x100).endswith("outside the GDT, whose limit 0x2f leaves room for 6 entries")
+    assert selector_words(cpu, 0x100).endswith(
+        "outside the GDT, whose limit 0x2f leaves room for 6 descriptors"
+    )
     assert "is null" in selector_words(cpu, 3)
 
 
@@ -249,7 +251,7 @@ def test_a_page_fault_without_an_idt_is_told_from_cause_to_end() -> None:
     story = sections["The guest's CPU shut down: triple fault"]
     assert story[0] == "at 0x1000 in 64-bit mode, CPL 0, after 1 instruction"
     assert story[1].startswith("1. #PF(0x0): PDPTE not present (CR2 0x200000000)")
-    assert "LIDT was not executed yet" in sections["What to look at first"][0]
+    assert "no LIDT was executed yet" in sections["What to look at first"][0]
     assert "0x200000000 is not mapped: the PDPTE is not present" in sections["Page walk of CR2 = 0x200000000"]
     assert any("outside the table" in row for row in sections["Tables"])
 

@@ -83,10 +83,13 @@ FNSAVE = next(n for n, (_, form, _) in enumerate(ENCODINGS) if form == "FNSAVE_M
 def difference(case: Case, ours: Outcome, theirs: Outcome) -> list[str]:
     """What differs, in words."""
     found = []
-    pointers = ("ip", "cs", "opcode", "dp", "ds")
-    if not theirs.image.ip and not theirs.image.opcode:
-        pointers = ()  # lost in a task switch of the host: XSAVE keeps them only with an exception pending
-    for name in ("control", "status", "tags", *pointers):
+    names = ["control", "status", "tags"]
+    # A task switch of the host loses the pointers: XSAVE keeps them only with an exception pending
+    if theirs.image.ip:
+        names += ["ip", "cs", "opcode"]
+    if theirs.image.dp:
+        names += ["dp", "ds"]
+    for name in names:
         a, b = getattr(ours.image, name), getattr(theirs.image, name)
         if a != b:
             found.append(f"{name} {a:#x}, host {b:#x}")
