@@ -2,7 +2,8 @@
 """Set up and run on a machine with nothing but python3: `python3 bootstrap.py demo` or `... test`.
 
 The packages go into .venv/ beside this file and nowhere else: a virtual environment where the venv module
-works, else a plain folder filled by pip. A second call starts at once. Standard library only.
+works, else a plain folder filled by pip. A second call starts at once. Standard library only, and no syntax
+younger than Python 3.7, so that an old Python gets a sentence and not a SyntaxError.
 """
 
 from __future__ import annotations
@@ -11,18 +12,29 @@ import hashlib
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
 FOLDER = ENVIRONMENT / "packages"  # where pip puts things when there is no venv
-USAGE = "usage: python3 bootstrap.py demo | test [PYTEST ARGS] | dev COMMAND ... | any pysim-vm command"
+OLDEST = (3, 11)
+USAGE = """\
+usage: python3 bootstrap.py demo               a small guest and every VM exit it takes
+       python3 bootstrap.py test [ARGUMENTS]   the whole test run; arguments go to pytest
+       python3 bootstrap.py dev ARGUMENTS      Python with the developer's tools: dev -m ruff check .
+       python3 bootstrap.py COMMAND ...        any other pysim-vm command: run, step, --help"""
+
+
+class SetupError(Exception):
+    """Why nothing can start, as a sentence for the person at the keyboard."""
 
 
 def requirements(extra: str) -> list[str]:
-    """The project's dependencies with those of an extra, from pyproject.toml."""
-    project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    """The project's dependencies with those of an extra ("" for none), from pyproject.toml."""
+    import tomllib  # here, because a Python that is too old has none and must still get its sentence
+
+    project = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = list(project["dependencies"])
     pending = [extra] if extra else []
     while pending:
@@ -34,70 +46,100 @@ def requirements(extra: str) -> list[str]:
     return sorted(set(wanted))
 
 
-def has_module(name: str) -> bool:
-    """True if `python3 -m name` can start."""
-    probe = [sys.executable, "-c", f"import {name}"]
+def mark_of(extra: str, wanted: list[str]) -> Path:
+    """The empty file that says "installed". Compiled packages fit one Python only, so its name has both."""
+    digest = hashlib.sha256(repr((wanted, sys.version_info[:2])).encode()).hexdigest()[:16]
+    return ENVIRONMENT / f"ready-{extra or 'core'}-{digest}"
+
+
+def can_import(name: str, python: str = sys.executable) -> bool:
+    """True if this Python can import the module."""
+    probe = [python, "-c", f"import {name}"]
     return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
-def fail(sentence: str) -> None:
-    """One sentence, exit code 1."""
-    sys.exit(f"bootstrap: {sentence}")
-
-
-def run_quietly(command: list[str], what: str) -> None:
-    """Run a set-up step; its output is shown only when it fails."""
+def run_quietly(command: list[str], what: str, advice: str) -> None:
+    """Run a step of the installation; its output is shown only when it fails, in the SetupError it raises."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
-        tail = "\n".join(done.stdout.strip().splitlines()[-12:])
-        fail(f"{what} failed; is the package index reachable?\n{tail}")
+        tail = "".join(f"\n    {line}" for line in done.stdout.strip().splitlines()[-12:])
+        raise SetupError(f"{what} failed; {advice}{tail}")
+
+
+def install(wanted: list[str]) -> None:
+    """Fill .venv/ with these packages. Raises SetupError."""
+    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Debian takes venv apart: the module is always there, but without python3-venv it lacks ensurepip.
+    if can_import("venv") and can_import("ensurepip"):
+        # Also a .venv/ that is there may be without pip, or dead because its Python was upgraded away.
+        alive = PYTHON.exists()
+        if not alive or not can_import("pip", str(PYTHON)):
+            how = [str(ENVIRONMENT)] if alive else ["--clear", str(ENVIRONMENT)]
+            run_quietly(
+                [sys.executable, "-m", "venv", *how], "creating .venv/", f"remove {ENVIRONMENT} and retry"
+            )
+        command = [str(PYTHON), *pip, *wanted]
+    elif can_import("pip"):
+        command = [sys.executable, *pip, "--upgrade", "--target", str(FOLDER), *wanted]
+    else:
+        raise SetupError("neither venv nor pip is here; run: apt install python3-venv")
+    run_quietly(command, "pip install", "is the package index reachable and the disk not full?")
 
 
 def prepare(extra: str) -> tuple[str, dict[str, str]]:
-    """The interpreter to use and its environment, with the packages of `extra` installed."""
-    wanted = requirements(extra)
-    mark = ENVIRONMENT / f"ready-{extra or 'core'}-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
-    python = ENVIRONMENT / "bin" / "python"
+    """The Python to use and its environment variables, with the packages of `extra` installed.
+
+    Raises SetupError.
+    """
+    try:
+        wanted = requirements(extra)
+        mark = mark_of(extra, wanted)
+        if not (mark.exists() and (PYTHON.exists() or FOLDER.is_dir())):
+            count = len(wanted)
+            print(
+                f"bootstrap: installing {count} packages into .venv/ (only once)", file=sys.stderr, flush=True
+            )
+            ENVIRONMENT.mkdir(exist_ok=True)
+            install(wanted)
+            mark.touch()
+    except OSError as error:
+        advice = "put the checkout where you can read and write"
+        raise SetupError(f"{error.filename}: {error.strerror}; {advice}") from None
     variables = dict(os.environ, PYTHONPATH=os.pathsep.join((str(HERE), str(FOLDER))))
-    if not mark.exists():
-        print(
-            f"bootstrap: installing {len(wanted)} packages into {ENVIRONMENT.name}/ (once)", file=sys.stderr
-        )
-        ENVIRONMENT.mkdir(exist_ok=True)
-        if has_module("venv") and has_module("ensurepip"):
-            if not python.exists():
-                run_quietly(
-                    [sys.executable, "-m", "venv", str(ENVIRONMENT)], "creating the virtual environment"
-                )
-            run_quietly([str(python), "-m", "pip", "install", "--quiet", *wanted], "pip install")
-        elif has_module("pip"):
-            target = ["--upgrade", "--target", str(FOLDER)]
-            run_quietly([sys.executable, "-m", "pip", "install", "--quiet", *target, *wanted], "pip install")
-        else:
-            fail("neither venv nor pip is here; run: apt install python3-venv")
-        mark.touch()
-    return (str(python) if python.exists() else sys.executable), variables
+    return (str(PYTHON) if PYTHON.exists() else sys.executable), variables
+
+
+def command_line(arguments: list[str]) -> tuple[str, list[str]]:
+    """The extra that a command needs, and what Python is called with for it."""
+    if arguments[0] == "test":
+        return "test", ["-m", "pytest", "-n", "auto", *arguments[1:]]
+    if arguments[0] == "dev":
+        return "dev", arguments[1:]
+    return "", ["-m", "pysim_vm", *arguments]
 
 
 def main(arguments: list[str]) -> int:
-    """Dispatch; the exit code is that of the command that runs."""
-    if sys.version_info < (3, 11):  # noqa: UP036  (this file is what tells so)
-        fail(f"Python 3.11 or later is needed, this is {sys.version.split()[0]}")
+    """Prepare, then become the command: its exit code is ours. Ours alone: 0 and 2 for usage, 1 for failure."""
+    if sys.version_info[:2] < OLDEST:
+        print(f"bootstrap: Python 3.11 or later is needed, this is {sys.version.split()[0]}", file=sys.stderr)
+        return 1
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    match arguments[0]:
-        case "test":
-            python, variables = prepare("test")
-            command = [python, "-m", "pytest", "-n", "auto", *arguments[1:]]
-        case "dev":
-            python, variables = prepare("dev")
-            command = [python, *arguments[1:]]
-        case _:
-            python, variables = prepare("")
-            command = [python, "-m", "pysim_vm", *arguments]
-    folder = HERE if arguments[0] == "test" else None
-    return subprocess.run(command, cwd=folder, env=variables, check=False).returncode
+    try:
+        extra, rest = command_line(arguments)
+        python, variables = prepare(extra)
+    except SetupError as error:
+        print(f"bootstrap: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bootstrap: interrupted; the next call starts over", file=sys.stderr)
+        return 130
+    if extra == "test":
+        os.chdir(HERE)
+    # exec and not a child: a signal, the terminal and the exit code then need no passing on.
+    os.execve(python, [python, *rest], variables)
+    return 0  # only a replaced execve comes back
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ RECOUNT = 2     # a REP instruction counted its iterations in `retired`: the loo
 class BlockUnit(InterruptUnit):
     """The part of the CPU that runs translated code. 64-bit mode only; other modes step."""
 
-    __slots__ = ("at_fault", "pending_flags", "use_blocks")
+    __slots__ = ("at_fault", "hot", "pending_flags", "use_blocks")
     at_fault: tuple[int, Insn | None]
+    hot: int
     pending_flags: tuple[Any, ...] | None
     use_blocks: bool
 
@@ -94,7 +95,7 @@ class BlockUnit(InterruptUnit):
         count = heat.get(head, 0)
         if count < 0:
             return False
-        if count < HOT:
+        if count < self.hot:
             if len(heat) >= MAX_HEAT:
                 heat.clear()
             heat[head] = count + 1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from isa.blocks import LOOK, RECOUNT, BlockUnit
+from isa.blocks import HOT, LOOK, RECOUNT, BlockUnit
 from isa.code_cache import CodeCache, CodeContext
 from isa.decode import (
     MAX_LENGTH,
@@ -113,6 +113,7 @@ class Cpu(BlockUnit):
         self.host_interrupt: int | None = None
         self.kicked = False
         self.use_blocks = False  # the block engine; see `blocks.py`
+        self.hot = HOT
         self.pending_flags = None
         self.at_fault = (0, None)
         self._pending_debug = 0  # DR6 bits of a debug trap held back

@@ -171,14 +171,16 @@ def decode(raw: bytes, bits: int, ip: int, options: Any = 0) -> Instruction:
 
 
 _PREFIXES = frozenset((0x66, 0x67, 0xF0, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65))
+_PREFIXES64 = _PREFIXES | frozenset(range(0x40, 0x50))  # REX: only the last one counts
 
 
 def _is_too_long(raw: bytes, bits: int, options: Any) -> bool:
     """Would these bytes be an instruction, or still be prefixes, but for the limit of 15 bytes?"""
     if len(raw) < MAX_LENGTH:
         return False
+    prefixes = _PREFIXES64 if bits == 64 else _PREFIXES
     for dropped in range(1, MAX_LENGTH + 1):
-        if raw[dropped - 1] not in _PREFIXES:
+        if raw[dropped - 1] not in prefixes:
             return False
         decoder = Decoder(bits, raw[dropped:], options)
         instruction = decoder.decode()

@@ -102,6 +102,8 @@ class PhysicalMemory:
         self.regions.remove(region)
         if region.owned:
             self.pool[region.host : region.host + region.size] = 0
+            if self.on_write is not None:
+                self.on_write(region.host, region.size)
             self._free.append((region.host, region.size))
         self._reindex()
 

@@ -19,6 +19,7 @@ import inspect
 import linecache
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -127,6 +128,16 @@ def function_ast(function: Callable[..., Any]) -> ast.FunctionDef:
     return node
 
 
+@cache
+def reads_of(function: Callable[..., Any]) -> frozenset[str]:
+    """The attributes that a function reads."""
+    return frozenset(
+        node.attr
+        for node in ast.walk(function_ast(function))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    )
+
+
 def name(text: str) -> ast.Name:
     """A name to read."""
     return ast.Name(text, ast.Load())
@@ -158,6 +169,7 @@ class Specialiser:
         self.out: list[ast.stmt] = []
         self.depth = 0
         self.temporaries = 0
+        self.flag_values: dict[str, ast.expr] = {}     # flags that this instruction set and reads again
 
     # -- statements --
 
@@ -191,12 +203,15 @@ class Specialiser:
                     self.body(body if condition.value else orelse, env, function, prefix)
                     return
                 branches = []
+                known = dict(self.flag_values)
                 for branch in (body, orelse):
                     outer, self.out = self.out, []
                     inner = dict(env)
+                    self.flag_values = dict(known)
                     self.body(branch, inner, function, prefix)
                     branches.append(self.out)
                     self.out = outer
+                self.flag_values = {}
                 if branches[0] or branches[1]:
                     self.out.append(ast.If(condition, branches[0] or [ast.Pass()], branches[1]))
             case ast.Raise():
@@ -235,7 +250,9 @@ class Specialiser:
         """target := an already specialised value."""
         match target:
             case ast.Name(id=local):
-                if isinstance(value, ast.Constant):
+                if isinstance(value, ast.Constant) or (
+                    isinstance(value, ast.Name) and re.fullmatch(r"OP\dV|NEXT_", value.id)
+                ):
                     env[local] = value                 # a constant temporary: propagate, emit nothing
                     return
                 made = f"{prefix}{local}_S"
@@ -244,6 +261,8 @@ class Specialiser:
             case ast.Attribute(value=ast.Name(id=owner), attr=attribute) if env.get(owner) is CPU:
                 if attribute != "rip" and attribute not in ARCHITECTURAL:
                     raise Untranslatable(attribute)
+                if attribute in FLAGS and attribute in reads_of(function):
+                    value = self.flag_values[attribute] = self.hold(value)
                 self.out.append(ast.Assign([ast.Name(attribute, ast.Store())], value))
             case ast.Attribute(value=ast.Name(id=owner), attr="value") if isinstance(env.get(owner), int):
                 self.write_operand(env[owner], value)
@@ -427,6 +446,8 @@ class Specialiser:
         raise Untranslatable(ast.dump(node)[:60])
 
     def cpu_attribute(self, attribute: str) -> ast.expr:
+        if attribute in self.flag_values:
+            return copy.copy(self.flag_values[attribute])
         if attribute in ARCHITECTURAL:
             return name(attribute)
         if attribute == "rip":
@@ -690,11 +711,12 @@ def fill(insn: Insn, definition: Definition, index: int, cpl: int) -> list[State
                 elif any(f"OP{n}A" in statement.text for statement in made.statements):
                     held = f"A{n}_{index}"
                     names[f"OP{n}A"] = held
-                    uses = frozenset(re.findall(r"[a-z]\w*", text)) - {"x"}
+                    uses = frozenset(_WORD.findall(text))
                     head.append(Statement(f"{held} = {text}", frozenset((held,)), uses, False))
     return head + [_fill_one(statement, names, index) for statement in made.statements]
 
 
+_WORD = re.compile(r"(?<!\w)[A-Za-z_]\w*")
 _PLACEHOLDER = re.compile(r"\b(OP\d[A-Z]|NEXT_|\w+_S)\b")
 
 
@@ -707,8 +729,8 @@ def _fill_one(statement: Statement, names: dict[str, str], index: int) -> Statem
     def all_names(source: frozenset[str]) -> frozenset[str]:
         made: set[str] = set()
         for each in source:
-            made.update(re.findall(r"[A-Za-z_]\w*", text(each)))
-        return frozenset(m for m in made if m != "x" and not m[0].isdigit())
+            made.update(_WORD.findall(text(each)))
+        return frozenset(made)
 
     jump = (text(statement.jump[0]), text(statement.jump[1])) if statement.jump[1] else ("", "")
     return Statement(
@@ -753,6 +775,7 @@ class Block:
         self.pages = pages         # linear page -> host page of its code
 
 
+_FLAG_SET = frozenset(FLAGS)
 LIVE = "local"
 ENTRY = "entry"
 
@@ -782,7 +805,7 @@ class Emitter:
                             current[flag] = LIVE
         self.final = current
         body, at = self.body(kept)
-        return self.assemble(body, at)
+        return self.assemble(body, at, kept)
 
     @staticmethod
     def assigns(statement: Statement, flag: str) -> bool:
@@ -874,7 +897,7 @@ class Emitter:
             condition, target = step.jump
             if condition and step.follow is not None:
                 taken = step.follow == _number(target)
-                leave = f"not ({condition})" if taken else condition
+                leave = negated(condition) if taken else condition
                 where = f"{step.insn.next:#x}" if taken else target
                 lines.append(f"{indent}if {leave}:")
                 lines += self.leave(after, index + 1, where, indent + "    ")
@@ -892,7 +915,21 @@ class Emitter:
     def leave(self, sources: dict[str, Statement | str], count: int, where: str, indent: str) -> list[str]:
         return [*self.set_flags(sources, indent), f"{indent}rip = {where}", f"{indent}n += {count}", f"{indent}break"]
 
-    def assemble(self, body: list[str], at: dict[int, int]) -> tuple[str, dict[str, Any]]:
+    def entry_flags(self, kept: set[tuple[int, int]]) -> list[str]:
+        """Flags that the block reads before it sets them."""
+        wanted: set[str] = set()
+        known: set[str] = set()
+        for index, step in enumerate(self.steps):
+            for n, statement in enumerate(step.statements):
+                if statement.flag and (index, n) not in kept:
+                    continue
+                wanted |= statement.uses & _FLAG_SET - known
+                known |= statement.defs & _FLAG_SET
+        return [flag for flag in FLAGS if flag in wanted]
+
+    def assemble(
+        self, body: list[str], at: dict[int, int], kept: set[tuple[int, int]]
+    ) -> tuple[str, dict[str, Any]]:
         """Prologue, loop, handler and epilogue around the body."""
         steps, count = self.steps, len(self.steps)
         text = "\n".join(body)
@@ -905,8 +942,9 @@ class Emitter:
             made = self.set_flags(step.sources, "            ")
             if made and any(s.raises for s in step.statements):
                 handler += [f"        if at == {index}:", *made]
-        whole = text + "\n".join(handler)
-        entry_flags = [f for f in FLAGS if re.search(rf"(?<![.\w]){f}\b", whole)]
+        body, at = without_dead(body, at, handler)
+        text = "\n".join(body)
+        entry_flags = self.entry_flags(kept)
         lines = ["def block(cpu, until):"]
         if entry_flags or self.partial:
             lines += ["    if cpu.pending_flags is not None:", "        cpu.settle_flags()"]
@@ -954,6 +992,26 @@ class Emitter:
         return [f"            cpu.pending_flags = {text}"] if text else []
 
 
+_TEMPORARY = re.compile(r"\s+(\w+_\d+) = (?!.*\b(?:load|tr)\b)")
+
+
+def without_dead(
+    body: list[str], at: dict[int, int], handler: list[str]
+) -> tuple[list[str], dict[int, int]]:
+    """Drop assignments to temporaries that nothing reads: most flags' operands."""
+    while True:
+        words = Counter(re.findall(r"\w+_\d+", "\n".join((*body, *handler))))
+        dead = {
+            n for n, line in enumerate(body)
+            if (match := _TEMPORARY.match(line)) and words[match[1]] == 1
+        }  # fmt: skip
+        if not dead:
+            return body, at
+        kept = [n for n in range(len(body)) if n not in dead]
+        at = {new: at[old] for new, old in enumerate(kept) if old in at}
+        body = [body[n] for n in kept]
+
+
 @cache
 def compile_recipe(source: str) -> Callable[..., None]:
     """A flag recipe's function; blocks with the same formulas share it."""
@@ -961,6 +1019,13 @@ def compile_recipe(source: str) -> Callable[..., None]:
     exec(compile(source, "<flags>", "exec"), namespace)
     made: Callable[..., None] = namespace["recipe"]
     return made
+
+
+def negated(condition: str) -> str:
+    """The source of `not condition`."""
+    if re.fullmatch(r"not \w+", condition):
+        return condition[4:]
+    return f"not {condition}" if re.fullmatch(r"\w+", condition) else f"not ({condition})"
 
 
 def _is_number(text: str) -> bool:

@@ -1,17 +1,30 @@
-"""The rows of `emu_devices`: what the registry builds, beside or instead of a board. It defines no chip."""
+"""The rows of `emu_devices` and `[[devices.virtual]]`: what the registry builds beside a board, or alone.
+
+It defines no chip and places none: rows, factories and buses come from outside.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from devices.base import IrqLine
-from devices.contract import EmulatedDeviceConfig, EmulatedDeviceType
+from devices.base import DeviceError, IrqLine
+from devices.bus import BusKind
+from devices.contract import EmulatedDeviceConfig, EmulatedDeviceType, display_name
 from devices.manager import AxVmDevices
 from devices.registry import BoardServices, DeviceRegistry, default_registry
+from pysim_vm.layout import COM1_PORT, IO_APIC_BASE, PIT_PORT
 
 if TYPE_CHECKING:
     from pysim_vm.board import BoardHooks
+    from pysim_vm.config import VirtualDeviceConfig
+
+# Chips that a board has anyway: type -> (bus, the chip's name, its usual address)
+_BOARD_CHIPS: Final = {
+    EmulatedDeviceType.Console: (BusKind.PORT, "uart16550", COM1_PORT),
+    EmulatedDeviceType.X86Pit: (BusKind.PORT, "pit8254", PIT_PORT),
+    EmulatedDeviceType.X86IoApic: (BusKind.MMIO, "io-apic", IO_APIC_BASE),
+}
 
 
 def build_emulated(
@@ -19,12 +32,13 @@ def build_emulated(
     rows: Iterable[EmulatedDeviceConfig],
     hooks: BoardHooks,
     irq: Callable[[int], IrqLine],
+    pin: Callable[[int, bool], None] | None = None,
     registry: DeviceRegistry | None = None,
 ) -> None:
-    """Build each row and put it on the buses.
+    """Build each row and put it on the buses. `pin` drives an input of the I/O APIC, if there is one.
 
     A row that describes a chip which the board already has at that place is satisfied by it. DeviceError for
-    a row that no factory knows or that overlaps another device.
+    a row that no factory knows, that this machine lacks the wires for, or that overlaps another device.
     """
     registry = registry if registry is not None else default_registry()
     services = BoardServices(
@@ -33,19 +47,43 @@ def build_emulated(
         irq=irq,
         output=lambda name, data: hooks.console(data),
         interrupt=hooks.set_intr,
+        pin=pin,
         on_reset=hooks.on_reset,
         on_poweroff=hooks.on_poweroff,
         on_exit=hooks.on_exit,
         on_a20=hooks.on_a20,
     )
     wanted = [row for row in rows if not _on_board(devices, row)]
+    for row in wanted:
+        if row.emu_type is EmulatedDeviceType.X86IoApic or (row.name == "hpet" and pin is None):
+            raise DeviceError(
+                f'emu_devices {row.name!r} needs the board\'s APICs: set platform = "pc" and '
+                'cpu_features = ["+apic"]'
+            )
     registry.populate(devices, wanted, services)
 
 
+def rows_of_virtual(tables: Iterable[VirtualDeviceConfig]) -> list[EmulatedDeviceConfig]:
+    """[[devices.virtual]] tables as rows: the model names the factory, the first window the place.
+
+    DeviceError for a table with several windows or with options: no factory takes them.
+    """
+    rows = []
+    for table in tables:
+        windows = (*table.mmio, *table.ports)
+        if len(windows) > 1 or table.options:
+            raise DeviceError(
+                f"devices.virtual {table.name or table.model!r}: model {table.model!r} takes one window and "
+                "no options; leave the rest out"
+            )
+        base, length = windows[0] if windows else (0, 0)
+        rows.append(EmulatedDeviceConfig(table.model, base, length, table.irq))
+    return rows
+
+
 def _on_board(devices: AxVmDevices, row: EmulatedDeviceConfig) -> bool:
-    match row.emu_type:
-        case EmulatedDeviceType.Console | EmulatedDeviceType.X86Pit:
-            return devices.find_port_dev(row.base_gpa) is not None
-        case EmulatedDeviceType.X86IoApic | EmulatedDeviceType.FwCfg:
-            return devices.find_mmio_dev(row.base_gpa) is not None
-    return False
+    if row.emu_type not in _BOARD_CHIPS:
+        return False
+    bus, chip, usual = _BOARD_CHIPS[row.emu_type]
+    entry = devices.bus(bus).find(row.base_gpa or usual)
+    return entry is not None and entry.base == (row.base_gpa or usual) and display_name(entry.device) == chip

@@ -19,6 +19,7 @@ from devices.clock import VirtualClock
 from devices.contract import EmulatedDeviceConfig
 from devices.local_apic import DeliveryMode, IpiMessage, Shorthand, SysRegFault
 from devices.manager import AxVmDeviceConfig, AxVmDevices, IrqConflict, IvcError, SysRegNotFound
+from devices.registry import DeviceRegistry
 from isa.cpu import Cpu
 from isa.cpuid import CpuId, feature_set
 from isa.exits import (
@@ -57,7 +58,7 @@ from pysim_vm.axtypes import (
 from pysim_vm.board import BoardHooks, BoardOptions, PcBoard, build_pc, ram_split
 from pysim_vm.boot_plan import BootPlan, CpuStart
 from pysim_vm.config import AxVMConfig
-from pysim_vm.emulated import build_emulated
+from pysim_vm.emulated import build_emulated, rows_of_virtual
 from pysim_vm.errors import AxError, AxErrorKind, DeviceFault, InvalidConfig, ResourceConflict
 from pysim_vm.hal import AxVMHal, DefaultHal
 from pysim_vm.lifecycle import VCpuState, VmStatus, accepts_interrupts, vm_transition
@@ -121,7 +122,8 @@ class AxVM:
     """A virtual machine. `AxVM(config)` does everything that axvm's `new` does; the guest waits at its entry.
 
     Keyword arguments: `hal` replaces the default AxVMHal; `plan` is a loader's BootPlan; `disks` are block
-    back-ends for the IDE channel (at most two).
+    back-ends for the IDE channel (at most two); `registry` builds the rows of emu_devices in place of the
+    default one, so that a configuration can name devices of your own.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class AxVM:
         *,
         plan: BootPlan | None = None,
         disks: Iterable[BlockBackend] = (),
+        registry: DeviceRegistry | None = None,
     ) -> None:
         self._config = config
         self._status = VmStatus.Ready
@@ -151,6 +154,7 @@ class AxVM:
         self.debug_console = OutputBuffer(options.output_limit)
         self.plan = plan
         self._disks = tuple(disks)
+        self._registry = registry
 
         self.memory = PhysicalMemory()
         self.address_space = AddrSpace.new_empty(self.memory, GUEST_SPACE_BASE, GUEST_SPACE_SIZE)
@@ -192,7 +196,9 @@ class AxVM:
         self.board: PcBoard | None = self._build_board(self._hooks) if options.platform == "pc" else None
         self.memory.unclaimed_is_mmio = options.platform == "pc" or options.missing_device == "ones"
         self._mmio_changed()
-        build_emulated(self._devices, config.emu_devices(), self._hooks, self._wire)
+        self._build_rows(config.emu_devices())
+        for row in rows_of_virtual(config.virtual_devices()):
+            self._build_rows((row,))
         entry: int | CpuStart = config.bsp_entry()
         if plan is not None:
             self._load(plan)
@@ -414,11 +420,16 @@ class AxVM:
     def add_emulated_device(self, row: EmulatedDeviceConfig) -> None:
         """Build one more row of `emu_devices` and put it on the buses; errors as from the constructor."""
         try:
-            build_emulated(self._devices, (row,), self._hooks, self._wire)
+            self._build_rows((row,))
         except (BusError, IrqConflict) as error:
             raise ResourceConflict(f"VM[{self.id()}]: {error}") from error
         except DeviceError as error:
             raise InvalidConfig(f"VM[{self.id()}]: {error}") from error
+
+    def _build_rows(self, rows: Iterable[EmulatedDeviceConfig]) -> None:
+        io_apic = None if self.board is None else self.board.io_apic
+        pin = None if io_apic is None else io_apic.set_irq
+        build_emulated(self._devices, rows, self._hooks, self._wire, pin, self._registry)
 
     def irq_line(self, number: int, owner: object) -> IrqLine:
         """Board interrupt line `number` for `owner`, a device or a name. NotFound without a board.
@@ -872,11 +883,12 @@ class AxVM:
 
     def pulse_interrupt(self, irq_id: int) -> None:
         """One edge on an ISA interrupt line of the board."""
-        if self.board is None or irq_id not in self.board.lines:
+        if self.board is None or not 0 <= irq_id < ISA_LINES:
             raise AxError(
-                AxErrorKind.NotFound, f"interrupt line {irq_id}: the board has no such wire; see layout.py"
+                AxErrorKind.NotFound,
+                f'interrupt line {irq_id}: VM[{self.id()}] has no such wire; platform = "pc" has 0-15',
             )
-        self.board.lines[irq_id].pulse()
+        self.board.line(irq_id).pulse()
 
     # ---- guest memory --------------------------------------------------------------------------------
 

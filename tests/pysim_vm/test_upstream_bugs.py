@@ -289,11 +289,9 @@ def test_a_timer_fires_in_a_guest_that_never_exits() -> None:
 # ---- the local APIC (axvm: x86_vlapic) ---------------------------------------------------------------------
 
 
-def apic_vm(text: str, **options: object) -> AxVM:
+def apic_vm(text: str) -> AxVM:
     """A PC with a local APIC running `text`, RBX at the APIC's page."""
-    return AxVM.from_asm(
-        f"mov ebx, {APIC:#x}\n{text}", platform="pc", cpu_features=["+apic", "+x2apic"], **options
-    )
+    return AxVM.from_asm(f"mov ebx, {APIC:#x}\n{text}", platform="pc", cpu_features=["+apic", "+x2apic"])
 
 
 def test_lvt_mask_is_not_set_when_svr_enables_the_apic() -> None:
