@@ -23,7 +23,7 @@ USAGE = """\
 usage: python3 bootstrap.py demo               a small guest and every VM exit it takes
        python3 bootstrap.py test [ARGUMENTS]   the whole test run; arguments go to pytest
        python3 bootstrap.py dev ARGUMENTS      Python with the developer's tools: dev -m ruff check .
-       python3 bootstrap.py COMMAND ...        any other pysim-vm command: run, step, --help"""
+       python3 bootstrap.py COMMAND ...        any other pysim-vm command: run, step, check"""
 
 
 class SetupError(Exception):
@@ -66,23 +66,30 @@ def run_quietly(command: list[str], what: str, advice: str) -> None:
         raise SetupError(f"{what} failed; {advice}{tail}")
 
 
-def install(wanted: list[str]) -> None:
-    """Fill .venv/ with these packages. Raises SetupError."""
-    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+def installer() -> str:
+    """How packages can be installed here: "venv" or "pip". Raises SetupError when there is no way."""
     # Debian takes venv apart: the module is always there, but without python3-venv it lacks ensurepip.
     if can_import("venv") and can_import("ensurepip"):
+        return "venv"
+    if can_import("pip"):
+        return "pip"
+    raise SetupError("neither venv nor pip is here; run: apt install python3-venv")
+
+
+def install(how: str, wanted: list[str]) -> None:
+    """Fill .venv/ with these packages. Raises SetupError."""
+    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if how == "venv":
         # Also a .venv/ that is there may be without pip, or dead because its Python was upgraded away.
         alive = PYTHON.exists()
         if not alive or not can_import("pip", str(PYTHON)):
-            how = [str(ENVIRONMENT)] if alive else ["--clear", str(ENVIRONMENT)]
-            run_quietly(
-                [sys.executable, "-m", "venv", *how], "creating .venv/", f"remove {ENVIRONMENT} and retry"
-            )
+            where = [str(ENVIRONMENT)] if alive else ["--clear", str(ENVIRONMENT)]
+            venv = [sys.executable, "-m", "venv", *where]
+            run_quietly(venv, "creating .venv/", f"remove {ENVIRONMENT} and try again")
         command = [str(PYTHON), *pip, *wanted]
-    elif can_import("pip"):
-        command = [sys.executable, *pip, "--upgrade", "--target", str(FOLDER), *wanted]
     else:
-        raise SetupError("neither venv nor pip is here; run: apt install python3-venv")
+        # --target, because a distribution's pip refuses to install for itself (PEP 668).
+        command = [sys.executable, *pip, "--upgrade", "--target", str(FOLDER), *wanted]
     run_quietly(command, "pip install", "is the package index reachable and the disk not full?")
 
 
@@ -95,12 +102,14 @@ def prepare(extra: str) -> tuple[str, dict[str, str]]:
         wanted = requirements(extra)
         mark = mark_of(extra, wanted)
         if not (mark.exists() and (PYTHON.exists() or FOLDER.is_dir())):
-            count = len(wanted)
-            print(
-                f"bootstrap: installing {count} packages into .venv/ (only once)", file=sys.stderr, flush=True
-            )
+            how = installer()
             ENVIRONMENT.mkdir(exist_ok=True)
-            install(wanted)
+            print(
+                f"bootstrap: installing {len(wanted)} packages into .venv/ (only once)",
+                file=sys.stderr,
+                flush=True,
+            )
+            install(how, wanted)
             mark.touch()
     except OSError as error:
         advice = "put the checkout where you can read and write"
@@ -119,7 +128,7 @@ def command_line(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prepare, then become the command: its exit code is ours. Ours alone: 0 and 2 for usage, 1 for failure."""
+    """Prepare, then become the command: its exit code is ours. 1 is a failure to prepare, 2 no command."""
     if sys.version_info[:2] < OLDEST:
         print(f"bootstrap: Python 3.11 or later is needed, this is {sys.version.split()[0]}", file=sys.stderr)
         return 1

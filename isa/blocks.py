@@ -52,7 +52,8 @@ class BlockUnit(InterruptUnit):
         cpu = cast("Cpu", self)
         ip = cpu.rip
         insn: Insn | None = None
-        fresh = 1                       # 1: control arrived here by a jump; 2: from a block
+        # 1: control arrived here by a jump; 2: from a block, or this can never head one: what follows is fresh
+        fresh = 1
         try:
             code = cpu.code
             blocks = code.blocks
@@ -60,8 +61,11 @@ class BlockUnit(InterruptUnit):
                 ip = cpu.rip
                 block = blocks.get(ip)
                 if block is None:
-                    if fresh and self._warm(code, ip):
-                        continue
+                    if fresh:
+                        if self._warm(code, ip):
+                            continue
+                        if code.heat[ip] == NEVER_HOT:
+                            fresh = 2
                 elif cpu.retired + block.length <= until:
                     fresh = 2
                     if not block.run(cpu, until):

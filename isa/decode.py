@@ -30,6 +30,7 @@ from isa.operands import (
     BasedMemory,
     FarPointer,
     FlatMemory,
+    FlatMemory128,
     FlatStackMemory,
     Immediate,
     MmxOperand,
@@ -91,8 +92,7 @@ def form_features(code: Any) -> tuple[str, ...]:
     return tuple(feature_names()[feature] for feature in instruction.cpuid_features())
 
 
-# Legacy SSE instructions whose 128-bit memory operand may lie anywhere (SDM Vol. 1, "Memory Alignment" of SSE;
-# Vol. 2 for each)
+# Legacy SSE instructions whose 128-bit memory operand may lie anywhere (SDM Vol. 2 for each)
 _UNALIGNED_SSE = frozenset(
     ("MOVUPS", "MOVUPD", "MOVDQU", "LDDQU", "MASKMOVDQU",
      "PCMPESTRI", "PCMPESTRI64", "PCMPESTRM", "PCMPESTRM64", "PCMPISTRI", "PCMPISTRM")
@@ -182,12 +182,9 @@ def _is_too_long(raw: bytes, bits: int, options: Any) -> bool:
     for dropped in range(1, MAX_LENGTH + 1):
         if raw[dropped - 1] not in prefixes:
             return False
-        decoder = Decoder(bits, raw[dropped:], options)
-        instruction = decoder.decode()
+        instruction = Decoder(bits, raw[dropped:] + bytes(MAX_LENGTH), options).decode()
         if not instruction.is_invalid:
             return bool(dropped + instruction.len > MAX_LENGTH)
-        if decoder.last_error == DecoderError.NO_MORE_BYTES:
-            return True
     return True
 
 
@@ -333,9 +330,11 @@ def _memory_operand(cpu: Cpu, instruction: Instruction, kind: Any) -> Any:
         segment = _segment(cpu, instruction.memory_segment)
     bits = _memory_bits(instruction.memory_size)
     made: Any
+    flat = cpu.mode64 and segment is not cpu.fs and segment is not cpu.gs
     if bits == 128 and requires_alignment(instruction.code):
-        flat = cpu.mode64 and segment not in (cpu.fs, cpu.gs, cpu.ss)
         made = AlignedFlatMemory if flat else AlignedMemory
+    elif bits == 128 and flat:
+        made = FlatMemory128
     elif not cpu.mode64:
         made = SegmentedMemory
     elif segment is cpu.fs or segment is cpu.gs:

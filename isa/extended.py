@@ -60,7 +60,7 @@ EQUAL = C3
 UNORDERED = C3 | C2 | C0
 
 
-# ---- classes of numbers ------------------------------------------------------------------------------------
+# ---- classes of numbers -------------------------------------------------------------------------------
 
 
 def is_normal(a: int) -> bool:
@@ -99,7 +99,7 @@ def is_unsupported(a: int) -> bool:
 
 
 def parts(a: int) -> tuple[int, int, int]:
-    """(sign, exponent, significand) of a finite number: value = significand * 2**exponent, negated by sign."""
+    """(sign, exponent, significand) of a finite number: +-significand * 2**exponent."""
     return a >> 79, (a >> 64 & MAX_EXPONENT or 1) - BIAS - 63, a & SIGNIFICAND
 
 
@@ -108,7 +108,7 @@ def denormal_flag(a: int) -> int:
     return DE if not a & INFINITY - INTEGER_BIT and a & SIGNIFICAND else 0
 
 
-# ---- rounding ----------------------------------------------------------------------------------------------
+# ---- rounding -----------------------------------------------------------------------------------------
 
 
 def round_shift(value: int, drop: int, away: bool, nearest: bool) -> tuple[int, bool, bool]:
@@ -143,13 +143,28 @@ def finish(sign: int, exponent: int, significand: int, control: int, flags: int 
     with more bits than it can carry sets the lowest bit for the rest that it dropped.
     """
     precision = PRECISION_BITS[control >> PC_SHIFT & 3]
-    away, nearest = directed(control, sign)
     bits = significand.bit_length()
     biased = exponent + bits - 1 + BIAS
-    rounded, inexact, up = round_shift(significand, bits - precision, away, nearest)
-    if rounded >> precision:
-        rounded >>= 1
-        biased += 1
+    drop = bits - precision
+    inexact = up = False
+    if drop > 0:  # `round_shift`, spelled out: every result comes through here
+        rounded = significand >> drop
+        rest = significand & (1 << drop) - 1
+        if rest:
+            inexact = True
+            mode = control >> RC_SHIFT & 3
+            if mode == NEAREST:
+                half = 1 << drop - 1
+                up = rest > half or (rest == half and bool(rounded & 1))
+            else:
+                up = mode == DOWN + (not sign)
+            if up:
+                rounded += 1
+                if rounded >> precision:
+                    rounded >>= 1
+                    biased += 1
+    else:
+        rounded = significand << -drop
     if 0 < biased < MAX_EXPONENT:
         if inexact:
             flags |= PE | C1 if up else PE
@@ -161,6 +176,7 @@ def finish(sign: int, exponent: int, significand: int, control: int, flags: int 
             flags |= PE | C1 if up else PE
         return _wrapped(sign, biased + EXPONENT_WRAP, rounded << 64 - precision, flags | UE)
     # A denormal keeps the lowest bit of the chosen precision where a normal number has it
+    away, nearest = directed(control, sign)
     rounded, inexact, up = round_shift(significand, LEAST + 64 - precision - exponent, away, nearest)
     if inexact:
         flags |= UE | PE | C1 if up else UE | PE
@@ -185,7 +201,7 @@ def _overflow(
 
 
 def _wrapped(sign: int, biased: int, significand: int, flags: int) -> Result:
-    """A result of unmasked overflow or underflow; FSCALE can miss even the wrapped range: infinity or zero."""
+    """A result of unmasked overflow or underflow. FSCALE can miss even that range: infinity or zero."""
     if biased >= MAX_EXPONENT:
         return sign << 79 | INFINITY, flags | PE | C1
     if biased <= 0:
@@ -193,7 +209,7 @@ def _wrapped(sign: int, biased: int, significand: int, flags: int) -> Result:
     return sign << 79 | biased << 64 | significand, flags
 
 
-# ---- NaNs --------------------------------------------------------------------------------------------------
+# ---- NaNs ---------------------------------------------------------------------------------------------
 
 
 def nan_result(a: int, b: int) -> Result | None:
@@ -223,7 +239,7 @@ def _larger_nan(a: int, b: int) -> int:
     return min(a, b)  # the positive one
 
 
-# ---- arithmetic --------------------------------------------------------------------------------------------
+# ---- arithmetic ---------------------------------------------------------------------------------------
 
 
 def add(a: int, b: int, control: int) -> Result:
@@ -243,7 +259,7 @@ def reversed_sub(a: int, b: int, control: int) -> Result:
 
 def _sum(a: int, b: int, negate: int, control: int) -> Result:
     flags = 0
-    if not (is_normal(a) and is_normal(b)):
+    if not (a & b & INTEGER_BIT and 0 < a >> 64 & MAX_EXPONENT < MAX_EXPONENT > b >> 64 & MAX_EXPONENT > 0):
         special = nan_result(a, b)
         if special is not None:
             return special
@@ -254,9 +270,9 @@ def _sum(a: int, b: int, negate: int, control: int) -> Result:
         if is_infinite(b):
             return b ^ negate << 79, denormal_flag(a)
         flags = denormal_flag(a) | denormal_flag(b)
-    a_sign, a_exponent, a_significand = parts(a)
-    b_sign, b_exponent, b_significand = parts(b)
-    b_sign ^= negate
+    a_sign, b_sign = a >> 79, b >> 79 ^ negate
+    a_significand, b_significand = a & SIGNIFICAND, b & SIGNIFICAND
+    a_exponent, b_exponent = a >> 64 & MAX_EXPONENT or 1, b >> 64 & MAX_EXPONENT or 1
     distance = a_exponent - b_exponent
     if distance > 130:  # too small to matter, but for its being there
         distance, b_significand = 130, bool(b_significand)
@@ -272,14 +288,14 @@ def _sum(a: int, b: int, negate: int, control: int) -> Result:
     if not total:
         sign = a_sign if a_sign == b_sign else control >> RC_SHIFT & 3 == DOWN
         return sign << 79, flags
-    return finish(total < 0, exponent, abs(total), control, flags)
+    return finish(int(total < 0), exponent - BIAS - 63, abs(total), control, flags)
 
 
 def mul(a: int, b: int, control: int) -> Result:
     """a * b."""
     sign = (a ^ b) >> 79
     flags = 0
-    if not (is_normal(a) and is_normal(b)):
+    if not (a & b & INTEGER_BIT and 0 < a >> 64 & MAX_EXPONENT < MAX_EXPONENT > b >> 64 & MAX_EXPONENT > 0):
         special = nan_result(a, b)
         if special is not None:
             return special
@@ -299,7 +315,7 @@ def div(a: int, b: int, control: int) -> Result:
     """a / b."""
     sign = (a ^ b) >> 79
     flags = 0
-    if not (is_normal(a) and is_normal(b)):
+    if not (a & b & INTEGER_BIT and 0 < a >> 64 & MAX_EXPONENT < MAX_EXPONENT > b >> 64 & MAX_EXPONENT > 0):
         special = nan_result(a, b)
         if special is not None:
             return special
@@ -471,7 +487,7 @@ def remainder(a: int, b: int, control: int, *, nearest: bool) -> tuple[int, int,
     return result, flags, quotient & 7
 
 
-# ---- conversions into a register ---------------------------------------------------------------------------
+# ---- conversions into a register ----------------------------------------------------------------------
 
 
 def from_integer(value: int) -> int:
@@ -509,11 +525,14 @@ def from_bcd(packed: int) -> int:
     return packed & SIGN | from_integer(value)
 
 
-# ---- conversions out of a register -------------------------------------------------------------------------
+# ---- conversions out of a register --------------------------------------------------------------------
 
 
 def to_integer(a: int, bits: int, control: int) -> Result:
-    """`a` rounded to a signed integer of `bits` bits, as an unsigned pattern; 10...0 with IE if it cannot be."""
+    """`a` rounded to a signed integer of `bits` bits, as an unsigned pattern.
+
+    A value that does not fit, an infinity or a NaN gives the integer indefinite, 10...0, with IE.
+    """
     indefinite = 1 << bits - 1
     if is_unsupported(a) or a & ~SIGN >= INFINITY:
         return indefinite, IE

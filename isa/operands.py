@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isa.faults import GeneralProtection
@@ -361,16 +362,21 @@ class SegmentedMemory(MemoryOperand):
             cpu.write_data(segment, offset, self.bytes, value)
 
 
-# ---- memory that has to be aligned (legacy SSE, 128 bits) ------------------------------------------------------
+# ---- 128 bits of memory ----------------------------------------------------------------------------------
+
+_QUADWORDS = Struct("<QQ")
+_load_quadwords = _QUADWORDS.unpack_from
+_store_quadwords = _QUADWORDS.pack_into
+LAST_START_128 = 4096 - 16
 
 
-def misaligned(linear: int, size: int) -> GeneralProtection:
+def misaligned(linear: int) -> GeneralProtection:
     """#GP(0) of an SSE operand that is not aligned to its size."""
-    return GeneralProtection(0, f"{size}-byte SSE operand at {linear:#x} is not aligned to {size} bytes")
+    return GeneralProtection(0, f"16-byte SSE operand at {linear:#x} is not aligned to 16 bytes")
 
 
-class AlignedFlatMemory(FlatMemory):
-    """FlatMemory that raises #GP(0) unless the linear address is a multiple of the operand's size."""
+class FlatMemory128(MemoryOperand):
+    """64-bit mode, base 0, 16 bytes anywhere: as FlatMemory or FlatStackMemory, with a short way to RAM."""
 
     __slots__ = ()
 
@@ -378,39 +384,77 @@ class AlignedFlatMemory(FlatMemory):
     def value(self) -> int:
         cpu = self.cpu
         linear = self.effective(cpu, self.displacement)
-        if linear & self.bytes - 1:
-            raise misaligned(linear, self.bytes)
-        return cpu.load(linear, self.bytes)
+        delta = cpu.tlb_read.get(linear >> 12)
+        if delta is not None and linear & 0xFFF <= LAST_START_128:
+            low, high = _load_quadwords(cpu.ram, linear + delta)
+            return low | high << 64  # type: ignore[no-any-return]
+        return cpu.load_stack(linear, 16) if self.segment is cpu.ss else cpu.load(linear, 16)
 
     @value.setter
     def value(self, value: int) -> None:
         cpu = self.cpu
         linear = self.effective(cpu, self.displacement)
-        if linear & self.bytes - 1:
-            raise misaligned(linear, self.bytes)
-        cpu.store(linear, self.bytes, value)
+        delta = cpu.tlb_write.get(linear >> 12)
+        if delta is not None and linear & 0xFFF <= LAST_START_128:
+            _store_quadwords(cpu.ram, linear + delta, value & M64, value >> 64)
+        elif self.segment is cpu.ss:
+            cpu.store_stack(linear, 16, value)
+        else:
+            cpu.store(linear, 16, value)
+
+
+class AlignedFlatMemory(MemoryOperand):
+    """64-bit mode, base 0: #GP(0) unless the address is a multiple of 16, so never across two pages."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> int:
+        cpu = self.cpu
+        linear = self.effective(cpu, self.displacement)
+        if linear & 15:
+            raise misaligned(linear)
+        delta = cpu.tlb_read.get(linear >> 12)
+        if delta is not None:
+            low, high = _load_quadwords(cpu.ram, linear + delta)
+            return low | high << 64  # type: ignore[no-any-return]
+        return cpu.load_stack(linear, 16) if self.segment is cpu.ss else cpu.load(linear, 16)
+
+    @value.setter
+    def value(self, value: int) -> None:
+        cpu = self.cpu
+        linear = self.effective(cpu, self.displacement)
+        if linear & 15:
+            raise misaligned(linear)
+        delta = cpu.tlb_write.get(linear >> 12)
+        if delta is not None:
+            _store_quadwords(cpu.ram, linear + delta, value & M64, value >> 64)
+        elif self.segment is cpu.ss:
+            cpu.store_stack(linear, 16, value)
+        else:
+            cpu.store(linear, 16, value)
 
 
 class AlignedMemory(MemoryOperand):
-    """Any other segmentation: limit, type and canonical form are checked first, then the alignment."""
+    """16 aligned bytes through any segment: limit and type are checked first, then the alignment."""
 
     __slots__ = ()
 
     @property
     def value(self) -> int:
         cpu = self.cpu
-        linear = cpu.linear_address(self.segment, self.offset, self.bytes, False)
-        if linear & self.bytes - 1:
-            raise misaligned(linear, self.bytes)
-        return cpu.load_stack(linear, self.bytes) if self.segment is cpu.ss else cpu.load(linear, self.bytes)
+        linear = cpu.linear_address(self.segment, self.offset, 16, False)
+        if linear & 15:
+            raise misaligned(linear)
+        return cpu.load_stack(linear, 16) if self.segment is cpu.ss else cpu.load(linear, 16)
 
     @value.setter
     def value(self, value: int) -> None:
         cpu = self.cpu
-        linear = cpu.linear_address(self.segment, self.offset, self.bytes, True)
-        if linear & self.bytes - 1:
-            raise misaligned(linear, self.bytes)
+        linear = cpu.linear_address(self.segment, self.offset, 16, True)
+        if linear & 15:
+            raise misaligned(linear)
         if self.segment is cpu.ss:
-            cpu.store_stack(linear, self.bytes, value)
+            cpu.store_stack(linear, 16, value)
         else:
-            cpu.store(linear, self.bytes, value)
+            cpu.store(linear, 16, value)

@@ -1,8 +1,8 @@
 """The transcendental functions of 80-bit numbers, in integers with guard bits. No registers, no stack.
 
-A result is the true value rounded once (up to an error of about 2**-100 before rounding), which is better than the one unit in the last place
-that the manual promises. Numbers, control words, flags and results are those of `extended`; precision
-control has no effect here. Source: SDM Vol. 1, "Transcendental Instructions", "Transcendental Instruction
+A result is the true value with an error of about 2**-120 of it, rounded once: better than the one unit in the
+last place that the manual promises. Every result but a trivial one is reported as inexact. Numbers, control
+words, flags and results are those of `extended`; precision control has no effect here. Source: SDM Vol. 1, "Transcendental Instructions", "Transcendental Instruction
 Accuracy" and "Approximation of Pi"; Vol. 2 for the special operands of each. A positive real number inside
 is a pair (significand, exponent), or fixed-point with FRACTION bits.
 """
@@ -12,14 +12,15 @@ from __future__ import annotations
 from math import isqrt
 
 from isa.extended import (
-    DE,
     EXTENDED_PRECISION,
     IE,
     INDEFINITE,
     INFINITY,
+    INTEGER_BIT,
     ONE,
     PE,
     SIGN,
+    UE,
     ZE,
     Result,
     denormal_flag,
@@ -45,7 +46,7 @@ Pair = tuple[int, int]
 
 def in_range(a: int) -> bool:
     """True unless `a` is finite and too large for FSIN, FCOS, FSINCOS and FPTAN."""
-    return not TOO_LARGE <= a >> 64 & 0x7FFF < 0x7FFF
+    return not (TOO_LARGE <= a >> 64 & 0x7FFF < 0x7FFF and a & INTEGER_BIT)
 
 
 def rounded(sign: int, value: Pair, control: int, flags: int) -> Result:
@@ -61,7 +62,7 @@ def fixed(value: Pair) -> int:
     return significand << shift if shift >= 0 else significand >> -shift
 
 
-# ---- sine, cosine, tangent -----------------------------------------------------------------------------------
+# ---- sine, cosine, tangent ----------------------------------------------------------------------------
 
 
 def reduce(a: int) -> tuple[int, int, Pair]:
@@ -82,27 +83,23 @@ def square(value: Pair) -> int:
 
 def sine_series(z: int) -> int:
     """sin(r) / r for z = r**2 > 0."""
-    total = term = UNIT
-    n = 2
-    while term:
-        term = -(term * z >> FRACTION) // (n * (n + 1))
-        total += term
-        n += 2
-        if term == -1:
-            break
-    return min(total, UNIT - 1)
+    return _alternating(z, 2)
 
 
 def cosine_series(z: int) -> int:
     """cos(r) for z = r**2 > 0."""
+    return _alternating(z, 1)
+
+
+def _alternating(z: int, n: int) -> int:
+    """1 - z / (n (n+1)) + z**2 / (n (n+1) (n+2) (n+3)) - ..., less than 1."""
     total = term = UNIT
-    n = 1
+    sign = -1
     while term:
-        term = -(term * z >> FRACTION) // (n * (n + 1))
-        total += term
+        term = (term * z >> FRACTION) // (n * (n + 1))
+        total += sign * term
+        sign = -sign
         n += 2
-        if term == -1:
-            break
     return min(total, UNIT - 1)
 
 
@@ -153,7 +150,8 @@ def tangent(a: int, control: int) -> Result:
     numerator, denominator = sine_of(rest), cosine_of(rest)
     if quadrant & 1:
         numerator, denominator = denominator, numerator
-    return rounded(a >> 79 ^ rest_sign ^ quadrant & 1, quotient(numerator, denominator), control, denormal_flag(a))
+    sign = a >> 79 ^ rest_sign ^ quadrant & 1
+    return rounded(sign, quotient(numerator, denominator), control, denormal_flag(a))
 
 
 def _trigonometric_special(a: int) -> Result | None:
@@ -168,7 +166,7 @@ def quotient(a: Pair, b: Pair) -> Pair:
     return (a[0] << shift) // b[0], a[1] - b[1] - shift
 
 
-# ---- arc tangent ---------------------------------------------------------------------------------------------
+# ---- arc tangent --------------------------------------------------------------------------------------
 
 
 def arc_tangent_of(t: Pair) -> Pair:
@@ -184,12 +182,11 @@ def arc_tangent_of(t: Pair) -> Pair:
 
 def arc_series(z: int, sign: int) -> int:
     """atan(t) / t (sign -1) or atanh(t) / t (sign 1) for z = t**2."""
-    total = 0
-    power = UNIT
-    n = 1
+    total, power, factor, n = UNIT, z, sign, 3
     while power:
-        total += power // n
-        power = sign * (abs(power) * z >> FRACTION) * (1 if power > 0 else -1)
+        total += factor * power // n
+        power = power * z >> FRACTION
+        factor *= sign
         n += 2
     return min(total, UNIT - 1) if sign < 0 else total
 
@@ -230,7 +227,7 @@ def magnitude_above(a: Pair, b: Pair) -> bool:
     return a[0] << a[1] - low > b[0] << b[1] - low
 
 
-# ---- powers and logarithms -----------------------------------------------------------------------------------
+# ---- powers and logarithms ----------------------------------------------------------------------------
 
 
 def power_minus_one(a: int, control: int) -> Result:
@@ -244,17 +241,17 @@ def power_minus_one(a: int, control: int) -> Result:
         return a, 0
     if a & ~SIGN > ONE:
         return a, PE
+    if a & ~SIGN == ONE:
+        return (SIGN | ONE - (1 << 64) if a & SIGN else a), PE
     sign, exponent, significand = parts(a)
     y = significand * LN_2, exponent - FRACTION
-    value = -fixed(y) if sign else fixed(y)
+    magnitude = fixed(y)
     total = term = UNIT
     n = 2
-    while term:  # (exp(y) - 1) / y
-        term = (term * value >> FRACTION) // n
-        total += term
+    while term:  # (exp(y) - 1) / y = 1 + y/2! + y**2/3! + ...
+        term = (term * magnitude >> FRACTION) // n
+        total += -term if sign and not n & 1 else term
         n += 1
-        if term == -1:
-            break
     if sign:
         total = min(total, UNIT - 1)
     return rounded(sign, (y[0] * total, y[1] - FRACTION), control, denormal_flag(a))
@@ -268,56 +265,26 @@ def times_log2(y: int, x: int, control: int) -> Result:
     if is_zero(x):
         if is_zero(y):
             return INDEFINITE, IE
-        result = ~(x ^ y) & SIGN | INFINITY if False else (~y & SIGN) | INFINITY
-        return result, 0 if is_infinite(y) else ZE
+        return ~y & SIGN | INFINITY, 0 if is_infinite(y) else ZE
     if x & SIGN:
         return INDEFINITE, IE
     flags = denormal_flag(y) | denormal_flag(x)
     if is_infinite(x):
         return (INDEFINITE, IE) if is_zero(y) else (y & SIGN | INFINITY, flags)
-    negative = x < ONE
+    below_one = int(x < ONE)
     if is_infinite(y):
-        return (INDEFINITE, IE) if x == ONE else (y ^ negative << 79, flags)
+        return (INDEFINITE, IE) if x == ONE else (y ^ below_one << 79, flags)
+    if is_zero(y) or x == ONE:
+        return (y & SIGN) ^ below_one << 79, flags
     _, exponent, significand = parts(x)
-    if is_zero(y):
-        return y ^ negative << 79, flags
-    bits = significand.bit_length()
-    power = exponent + bits - 1
-    significand <<= 64 - bits  # 1 <= significand * 2**-63 < 2
-    if significand == 1 << 63:
-        return scaled(y, power < 0, (abs(power), 0), control, flags, exact=True)
-    below = 0
-    if significand * significand > 1 << 127:  # above sqrt(2): as 2 * f with f < 1
-        power += 1
-        below = 1
-    one = 1 << 63 + below
-    sign, log = log2_of(significand - one, significand + one)
-    if power:
-        value = (power << FRACTION) + (-fixed(log) if sign else fixed(log))
-        sign, log = int(value < 0), (abs(value), -FRACTION)
-    return scaled(y, sign, log, control, flags)
-
-
-def log2_of(numerator: int, denominator: int) -> tuple[int, Pair]:
-    """log2((1 + s) / (1 - s)) = 2 atanh(s) / ln 2 for s = numerator / denominator, as (sign, pair)."""
-    s = quotient((abs(numerator), 0), (denominator, 0))
-    series = arc_series(square(s), 1)
-    return int(numerator < 0), quotient((s[0] * series, s[1] - FRACTION + 1), (LN_2, -FRACTION))
-
-
-def scaled(y: int, sign: int, factor: Pair, control: int, flags: int, *, exact: bool = False) -> Result:
-    """y * factor, y finite; `exact` if the factor is no approximation."""
-    y_sign, exponent, significand = parts(y)
-    value = significand * factor[0], exponent + factor[1]
-    if not value[0]:
-        return (y_sign ^ sign) << 79, flags
-    if exact:
-        return finish(y_sign ^ sign, value[1], value[0], control | EXTENDED_PRECISION, flags)
-    return rounded(y_sign ^ sign, value, control, flags)
+    return times(y, binary_logarithm((significand, exponent)), control, flags)
 
 
 def times_log2_plus_one(y: int, x: int, control: int) -> Result:
-    """y * log2(x + 1) (FYL2XP1), meant for |x| < 1 - sqrt(1/2)."""
+    """y * log2(x + 1) (FYL2XP1).
+
+    The SDM leaves the result open unless |x| < 1 - sqrt(1/2): AMD Zen 4 gives `x` back for x <= -1.
+    """
     special = nan_result(y, x)
     if special is not None:
         return special
@@ -329,4 +296,53 @@ def times_log2_plus_one(y: int, x: int, control: int) -> Result:
         return (INDEFINITE, IE) if is_zero(x) else (sign | INFINITY, flags)
     if is_zero(x) or is_zero(y):
         return sign, flags
-    return INDEFINITE, DE
+    if x >= SIGN | ONE:
+        return x, flags | PE
+    x_sign, exponent, significand = parts(x)
+    if exponent + significand.bit_length() < -2:  # |x| < 1/4: log2(1 + x) = 2 atanh(x / (2 + x)) / ln 2
+        two = 2 << -exponent
+        logarithm = x_sign, log2_of(significand, two - significand if x_sign else two + significand)
+        return times(y, logarithm, control, flags)
+    if exponent > 130:  # the one is too small to matter, but for its being there
+        significand, exponent = significand << 130 | 1, exponent - 130
+    elif exponent >= 0:
+        significand, exponent = (significand << exponent) + 1, 0
+    else:
+        one = 1 << -exponent
+        significand = one - significand if x_sign else one + significand
+    return times(y, binary_logarithm((significand, exponent)), control, flags)
+
+
+def binary_logarithm(value: Pair) -> tuple[int, Pair]:
+    """log2(value) as (sign, pair); an integer where `value` is a power of two."""
+    significand, exponent = value
+    bits = significand.bit_length()
+    power = exponent + bits - 1
+    one = 1 << bits - 1  # value = 2**power * significand / one
+    if significand == one:
+        return int(power < 0), (abs(power), 0)
+    if significand * significand > 1 << 2 * bits - 1:  # above sqrt(2): closer to the next power
+        power, one = power + 1, one << 1
+    sign, logarithm = int(significand < one), log2_of(abs(significand - one), significand + one)
+    if not power:
+        return sign, logarithm
+    total = (power << FRACTION) + (-fixed(logarithm) if sign else fixed(logarithm))
+    return int(total < 0), (abs(total), -FRACTION)
+
+
+def log2_of(numerator: int, denominator: int) -> Pair:
+    """log2((1 + s) / (1 - s)) = 2 atanh(s) / ln 2 for s = numerator / denominator > 0."""
+    s = quotient((numerator, 0), (denominator, 0))
+    series = arc_series(square(s), 1)
+    return quotient((s[0] * series, s[1] - FRACTION + 1), (LN_2, -FRACTION))
+
+
+def times(y: int, factor: tuple[int, Pair], control: int, flags: int) -> Result:
+    """y * factor for finite y other than zero; inexact even where an integer factor makes it exact."""
+    y_sign, exponent, significand = parts(y)
+    sign, (other, other_exponent) = factor
+    product = significand * other, exponent + other_exponent
+    if other_exponent:
+        return rounded(y_sign ^ sign, product, control, flags)
+    result, flags = finish(y_sign ^ sign, product[1], product[0], control | EXTENDED_PRECISION, flags)
+    return result, flags | PE if result & INFINITY - INTEGER_BIT else flags | PE | UE

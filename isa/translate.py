@@ -978,6 +978,8 @@ class Emitter:
         lines += handler
         lines += ["        rip = IPS[at]", "        n += at", "        bailed = True"]
         lines += [f"    cpu.{register} = {register}" for register in GPR_NAMES if register in written]
+        if any("df" in s.defs for s in statements):
+            lines.append("    cpu.df = df")
         lines += ["    cpu.rip = rip", "    cpu.retired = n", "    return bailed", ""]
         names = {
             **self.recipes,

@@ -245,6 +245,8 @@ class VCpu:
         for name, (selector, base, limit, attributes) in start.segments.items():
             register: Segment = getattr(cpu, name)
             register.load_raw(selector, base, limit, attributes, null=not attributes & 0x80)
+        if start.mode == "real" and start.rip > cpu.cs.limit:  # axvm's entry points may exceed 16 bits
+            cpu.cs.load_raw(cpu.cs.selector, cpu.cs.base, 0xFFFF_FFFF, start.segments["cs"][3])
         cpu.gdtr.base, cpu.gdtr.limit = start.gdt_base, start.gdt_limit
         cpu.idtr.base, cpu.idtr.limit = start.idt_base, start.idt_limit
         cpu.cpl = cpu.ss.dpl if cpu.cr0 & CR0_PE else 0

@@ -35,6 +35,7 @@ FAMILIES = (
     "system",
     "x87_arith",
     "x87_move",
+    "x87_transcendental",
 )
 
 

@@ -1,5 +1,7 @@
 """Control of the x87 and SSE units: what kernels touch. No arithmetic.
 
+FINIT, FCLEX, FSTCW, FSTSW, FSTENV and FSAVE are two instructions each: WAIT and the form with FN.
+
 Source: SDM Vol. 1, "Programming with the x87 FPU"; Vol. 2 for each instruction. The FXSAVE image follows
 Vol. 1, "FXSAVE Area".
 """
@@ -32,11 +34,9 @@ def check_fpu(cpu: Cpu) -> None:
 
 
 def check_pending(cpu: Cpu) -> None:
-    """#MF for an unmasked x87 exception that an earlier instruction left; with CR0.NE = 0 the FERR# pin.
-
-    Quirk: with CR0.NE = 0 the instruction goes on as if IGNNE# were asserted; hardware waits here for the
-    interrupt. FERR# is asserted when the exception happens, so the interrupt normally came before.
-    """
+    """#MF for an unmasked x87 exception that an earlier instruction left; with CR0.NE = 0 the FERR# pin."""
+    # Quirk: with CR0.NE = 0 the instruction goes on as if IGNNE# were asserted; hardware waits here for the
+    # interrupt. FERR# is asserted when the exception happens, so the interrupt normally came before.
     if cpu.fpu.status & ~cpu.fpu.control & EXCEPTIONS:
         if cpu.cr0 & CR0_NE:
             raise FpuError("unmasked x87 exception pending")
@@ -73,14 +73,6 @@ def fninit(cpu: Cpu) -> None:
     cpu.fpu.init()
 
 
-@insn("FINIT", inline=False)
-def finit(cpu: Cpu) -> None:
-    """FWAIT; FNINIT"""
-    check_fpu(cpu)
-    check_pending(cpu)
-    cpu.fpu.init()
-
-
 @insn("FNCLEX", inline=False)
 def fnclex(cpu: Cpu) -> None:
     """Clear the exception flags, ES, SF and B"""
@@ -88,26 +80,10 @@ def fnclex(cpu: Cpu) -> None:
     cpu.fpu.status &= 0x7F00
 
 
-@insn("FCLEX", inline=False)
-def fclex(cpu: Cpu) -> None:
-    """FWAIT; FNCLEX"""
-    check_fpu(cpu)
-    check_pending(cpu)
-    cpu.fpu.status &= 0x7F00
-
-
 @insn("FNSTCW", inline=False)
 def fnstcw(cpu: Cpu, dst: Operand) -> None:
     """DEST := control word"""
     check_fpu(cpu)
-    dst.value = cpu.fpu.control
-
-
-@insn("FSTCW", inline=False)
-def fstcw(cpu: Cpu, dst: Operand) -> None:
-    """FWAIT; DEST := control word"""
-    check_fpu(cpu)
-    check_pending(cpu)
     dst.value = cpu.fpu.control
 
 
@@ -124,14 +100,6 @@ def fldcw(cpu: Cpu, src: Operand) -> None:
 def fnstsw(cpu: Cpu, dst: Operand) -> None:
     """DEST := status word"""
     check_fpu(cpu)
-    dst.value = cpu.fpu.status_word()
-
-
-@insn("FSTSW", inline=False)
-def fstsw(cpu: Cpu, dst: Operand) -> None:
-    """FWAIT; DEST := status word"""
-    check_fpu(cpu)
-    check_pending(cpu)
     dst.value = cpu.fpu.status_word()
 
 
@@ -152,10 +120,10 @@ def emms(cpu: Cpu) -> None:
         raise DeviceNotAvailable("EMMS with CR0.TS")
     check_pending(cpu)
     cpu.fpu.tags = [1] * 8
-    cpu.fpu.top = 0                      # Vol. 3, "Effect of MMX Instructions on the x87 FPU State"
+    cpu.fpu.top = 0  # Vol. 3, "Effect of MMX Instructions on the x87 FPU State"
 
 
-@insn("FNENI", "FENI", "FNDISI", "FDISI", "FNSETPM", "FSETPM", inline=False)
+@insn("FNENI", "FNDISI", "FNSETPM", inline=False)
 def fneni(cpu: Cpu) -> None:
     """Nothing: 8087 and 80287 control that later units ignore"""
     check_fpu(cpu)
@@ -243,14 +211,6 @@ def fnstenv(cpu: Cpu, dst: Memory) -> None:
     update_summary(cpu)
 
 
-@insn("FSTENV", inline=False)
-def fstenv(cpu: Cpu, dst: Memory) -> None:
-    """FWAIT; FNSTENV"""
-    check_fpu(cpu)
-    check_pending(cpu)
-    fnstenv(cpu, dst)
-
-
 @insn("FLDENV", inline=False)
 def fldenv(cpu: Cpu, src: Memory) -> None:
     """Environment := SRC"""
@@ -267,14 +227,6 @@ def fnsave(cpu: Cpu, dst: Memory) -> None:
     registers = b"".join((fpu.regs[fpu.top + n & 7] & M80).to_bytes(10, "little") for n in range(8))
     cpu.write_bytes(dst.segment, dst.offset, environment(cpu, dst.bytes - len(registers)) + registers)
     fpu.init()
-
-
-@insn("FSAVE", inline=False)
-def fsave(cpu: Cpu, dst: Memory) -> None:
-    """FWAIT; FNSAVE"""
-    check_fpu(cpu)
-    check_pending(cpu)
-    fnsave(cpu, dst)
 
 
 @insn("FRSTOR", inline=False)

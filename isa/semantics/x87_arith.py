@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 CONDITION_CODES = C0 | C1 | C2 | C3
 
-# ---- add, multiply, subtract, divide -----------------------------------------------------------------------
+# ---- add, multiply, subtract, divide ------------------------------------------------------------------
 
 
 @insn("FADD", inline=False, located=True)
@@ -237,7 +237,7 @@ def fdivrp(cpu: Cpu, where: Location, dst: Operand, src: Operand) -> None:
         pop(cpu)
 
 
-# ---- one operand -------------------------------------------------------------------------------------------
+# ---- one operand --------------------------------------------------------------------------------------
 
 
 @insn("FSQRT", inline=False, located=True)
@@ -283,7 +283,7 @@ def fchs(cpu: Cpu, where: Location) -> None:
         write(cpu, 0, result)
 
 
-# ---- scale, exponent, remainder ----------------------------------------------------------------------------
+# ---- scale, exponent, remainder -----------------------------------------------------------------------
 
 
 @insn("FSCALE", inline=False, located=True)
@@ -346,7 +346,7 @@ def fprem1(cpu: Cpu, where: Location) -> None:
     partial_remainder(cpu, where, True)
 
 
-# ---- comparisons -------------------------------------------------------------------------------------------
+# ---- comparisons --------------------------------------------------------------------------------------
 
 
 def set_codes(cpu: Cpu, codes: int, flags: int) -> bool:

@@ -86,7 +86,7 @@ class Trampoline:
     """The mapped pages and the machine code in them."""
 
     def __init__(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc: Any = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
         protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
@@ -94,9 +94,9 @@ class Trampoline:
         for address, size in ((BASE, 0x4000), (DATA, 0x2000)):
             if libc.mmap(address, size, protection, flags, -1, 0) != address:
                 raise OSError(ctypes.get_errno(), f"cannot map {size:#x} executable bytes at {address:#x}")
-        self.window = (ctypes.c_char * WINDOW_SIZE).from_address(WINDOW)
-        self.state = (ctypes.c_char * 2048).from_address(STATE)
-        self.code = (ctypes.c_char * 64).from_address(CODE)
+        self.window: Any = (ctypes.c_char * WINDOW_SIZE).from_address(WINDOW)
+        self.state: Any = (ctypes.c_char * 2048).from_address(STATE)
+        self.code: Any = (ctypes.c_char * 64).from_address(CODE)
         self._build()
         self._catch_signals(libc)
         self.enter: Any = ctypes.CFUNCTYPE(None)(BASE)

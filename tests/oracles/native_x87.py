@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 
 BASE = 0x2000_0000
 STATE = BASE + 0x1000
-WINDOW = BASE + 0x2000                 # RDI points here
+WINDOW = BASE + 0x2000  # RDI points here
 WINDOW_SIZE = 128
-IMAGE_SIZE = 108                       # the 32-bit protected-mode image of FNSAVE
-SLOT = 8                               # room for the instruction; the rest is NOPs
+IMAGE_SIZE = 108  # the 32-bit protected-mode image of FNSAVE
+SLOT = 8  # room for the instruction; the rest is NOPs
 
 # Offsets in the state page
 IN_IMAGE, OUT_IMAGE, IN_FLAGS, OUT_FLAGS, OUT_RAX = 0, 128, 256, 264, 272
@@ -53,10 +53,9 @@ class Image:
         """From 108 bytes."""
         control, status, tags, ip, selector, dp, ds = struct.unpack_from("<7I", raw)
         registers = tuple(int.from_bytes(raw[28 + 10 * n : 38 + 10 * n], "little") for n in range(8))
-        return cls(
-            control & 0xFFFF, status & 0xFFFF, tags & 0xFFFF, ip, selector & 0xFFFF, selector >> 16 & 0x7FF,
-            dp, ds & 0xFFFF, registers,
-        )  # fmt: skip
+        cs, opcode = selector & 0xFFFF, selector >> 16 & 0x7FF
+        words = (control & 0xFFFF, status & 0xFFFF, tags & 0xFFFF)
+        return cls(*words, ip, cs, opcode, dp, ds & 0xFFFF, registers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class Case:
     code: bytes
     image: Image
     flags: int
-    window: bytes                      # WINDOW_SIZE bytes
+    window: bytes  # WINDOW_SIZE bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Trampoline:
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
         protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10_0000      # MAP_FIXED_NOREPLACE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10_0000  # MAP_FIXED_NOREPLACE
         if libc.mmap(BASE, 0x3000, protection, flags, -1, 0) != BASE:
             raise OSError(ctypes.get_errno(), f"cannot map executable bytes at {BASE:#x}")
         code = bytearray()
@@ -96,18 +95,18 @@ class Trampoline:
             after = BASE + len(code) + len(opcode) // 2 + 4
             code.extend(bytes.fromhex(opcode) + struct.pack("<i", STATE + offset - after))
 
-        code += b"\xbf" + struct.pack("<I", WINDOW)            # mov edi, WINDOW
-        code += bytes.fromhex("31c0")                          # xor eax, eax
-        relative("dd25", IN_IMAGE)                             # frstor
-        relative("ff35", IN_FLAGS)                             # push [flags]; popfq
+        code += b"\xbf" + struct.pack("<I", WINDOW)  # mov edi, WINDOW
+        code += bytes.fromhex("31c0")  # xor eax, eax
+        relative("dd25", IN_IMAGE)  # frstor
+        relative("ff35", IN_FLAGS)  # push [flags]; popfq
         code += b"\x9d"
         self.at = BASE + len(code)
         code += b"\x90" * SLOT
-        code += b"\x9c"                                        # pushfq; pop [flags]
+        code += b"\x9c"  # pushfq; pop [flags]
         relative("8f05", OUT_FLAGS)
-        relative("488905", OUT_RAX)                            # mov [rax'], rax
-        relative("dd35", OUT_IMAGE)                            # fnsave
-        code += bytes.fromhex("fcc3")                          # cld; ret
+        relative("488905", OUT_RAX)  # mov [rax'], rax
+        relative("dd35", OUT_IMAGE)  # fnsave
+        code += bytes.fromhex("fcc3")  # cld; ret
         ctypes.memmove(BASE, bytes(code), len(code))
         self.state = (ctypes.c_char * 512).from_address(STATE)
         self.slot = (ctypes.c_char * SLOT).from_address(self.at)
@@ -115,7 +114,7 @@ class Trampoline:
         self.function = ctypes.CFUNCTYPE(None)(BASE)
 
     def run(self, code: bytes, image: bytes, flags: int, window: bytes) -> tuple[bytes, int, bytes, int]:
-        """Execute one case; (image, flags, window, AX) afterwards, FIP relative to the instruction."""
+        """Execute one case; (image, flags, window, AX) afterwards."""
         self.slot.raw = code.ljust(SLOT, b"\x90")
         self.state[IN_IMAGE : IN_IMAGE + IMAGE_SIZE] = image
         self.state[IN_FLAGS : IN_FLAGS + 8] = struct.pack("<Q", flags | 0x202)
@@ -148,13 +147,22 @@ class NativeX87:
 
     def _ask(self, request: Any) -> Any:
         assert self.process.stdin is not None and self.process.stdout is not None
-        pickle.dump(request, self.process.stdin)
-        self.process.stdin.flush()
         try:
+            pickle.dump(request, self.process.stdin)
+            self.process.stdin.flush()
             return pickle.load(self.process.stdout)
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             status = self.process.wait()
             raise RuntimeError(f"the native x87 worker died with status {status}") from None
+
+
+def vendor() -> str:
+    """The CPU's vendor as Linux tells it, "" if unknown."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+            return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
+    except OSError:
+        return ""
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:

@@ -107,7 +107,7 @@ def encoded(rng: random.Random, code: int) -> bytes:
     kinds = [_kinds()[info.op_kind(n)] for n in range(info.op_count)]
     memory = rng.random() < 0.4
     instruction = Instruction()
-    instruction.code = code
+    instruction.code = code  # type: ignore[assignment]
     for n, kind in enumerate(kinds):
         _operand(rng, kind, instruction, n, memory)
     encoder = Encoder(64)

@@ -53,17 +53,17 @@ def extended(rng: random.Random) -> int:
         case 0 | 1:
             return sign
         case 2:
-            return sign | (rng.getrandbits(63) >> rng.randrange(63))       # denormal
+            return sign | (rng.getrandbits(63) >> rng.randrange(63))  # denormal
         case 3:
-            return sign | significand                                        # pseudo-denormal
+            return sign | significand  # pseudo-denormal
         case 4 | 5:
-            return sign | 0x7FFF << 64 | TOP_BIT                             # infinity
+            return sign | 0x7FFF << 64 | TOP_BIT  # infinity
         case 6:
             return sign | 0x7FFF << 64 | 3 << 62 | rng.getrandbits(62) >> rng.randrange(62)
         case 7:
             return sign | 0x7FFF << 64 | TOP_BIT | 1 | rng.getrandbits(62) >> rng.randrange(62)
         case 8:
-            return sign | rng.randrange(1, 0x8000) << 64 | significand ^ TOP_BIT     # unnormal, pseudo-NaN
+            return sign | rng.randrange(1, 0x8000) << 64 | significand ^ TOP_BIT  # unnormal, pseudo-NaN
         case 9:
             return sign | 0x7FFF << 64 | rng.choice((0, 1, 1 << 62, 3 << 62, TOP_BIT | 1, M64))
         case 10 | 11 | 12 | 13:
@@ -74,7 +74,7 @@ def extended(rng: random.Random) -> int:
                 width = value.bit_length()
                 return sign | 16382 + width << 64 | value << 64 - width
             return sign
-        case 17 | 18 | 19 | 20:                                              # an integer and a fraction
+        case 17 | 18 | 19 | 20:  # an integer and a fraction
             width = rng.randrange(1, 64)
             bits = rng.getrandbits(width) | 1 << width - 1
             halves = bits << 64 - width | rng.choice((0, 1, 1 << 63 - width, (1 << 63 - width) - 1))
@@ -88,7 +88,8 @@ def extended(rng: random.Random) -> int:
 def near(rng: random.Random, value: int) -> int:
     """A number close to another: the same exponent or one around it, so that sums cancel."""
     exponent = (value >> 64 & 0x7FFF) + rng.choice((0, 0, 0, 1, -1, 2, 24, 53, 63, 64, 65, -64, 40, 11))
-    significand = rng.choice((value & M64, value + 1 & M64, value - 1 & M64, *SIGNIFICANDS, rng.getrandbits(64)))
+    close = (value & M64, value + 1 & M64, value - 1 & M64, rng.getrandbits(64))
+    significand = rng.choice((*close, *SIGNIFICANDS))
     return rng.getrandbits(1) << 79 | max(0, min(0x7FFF, exponent)) << 64 | significand
 
 
@@ -100,8 +101,10 @@ def memory(rng: random.Random, form: str) -> bytes:
         if rng.randrange(4) == 0:
             return rng.getrandbits(bits).to_bytes(bits // 8, "little")
         fraction_bits, top = (23, 255) if bits == 32 else (52, 2047)
-        exponent = rng.choice((0, 0, 1, 2, top, top - 1, top // 2, top // 2 + fraction_bits, rng.randrange(top)))
-        fraction = rng.choice((0, 1, (1 << fraction_bits) - 1, 1 << fraction_bits - 1, value & (1 << fraction_bits) - 1))
+        middle = top // 2
+        exponent = rng.choice((0, 0, 1, 2, top, top - 1, middle, middle + fraction_bits, rng.randrange(top)))
+        ones = (1 << fraction_bits) - 1
+        fraction = rng.choice((0, 1, ones, 1 << fraction_bits - 1, value & ones))
         pattern = rng.getrandbits(1) << bits - 1 | exponent << fraction_bits | fraction
         return pattern.to_bytes(bits // 8, "little")
     if form.endswith("INT"):
@@ -110,14 +113,18 @@ def memory(rng: random.Random, form: str) -> bytes:
     if form.endswith("BCD"):
         limit = 16 if rng.randrange(8) == 0 else 10
         digits = sum(rng.randrange(limit) << 4 * n for n in range(18))
-        return (rng.getrandbits(8) << 72 | digits >> rng.choice((0, 0, 4 * rng.randrange(18)))).to_bytes(10, "little")
+        digits >>= rng.choice((0, 0, 4 * rng.randrange(18)))
+        return (rng.getrandbits(8) << 72 | digits).to_bytes(10, "little")
     return value.to_bytes(10, "little")
 
 
 def make_case(rng: random.Random, code: bytes, form: str) -> Case:
     """One case of an encoding."""
-    masks = 0x3F if rng.randrange(8) < 5 else rng.choice((0, rng.getrandbits(6), 0x3F ^ 1 << rng.randrange(6)))
-    control = masks | rng.choice((0, 2, 3, 3, 3, 1)) << 8 | rng.randrange(4) << 10 | 0x40 | rng.getrandbits(1) << 12
+    masks = 0x3F
+    if rng.randrange(8) >= 5:
+        masks = rng.choice((0, rng.getrandbits(6), 0x3F ^ 1 << rng.randrange(6)))
+    precision, rounding, infinity = rng.choice((0, 2, 3, 3, 3, 1)), rng.randrange(4), rng.getrandbits(1)
+    control = masks | precision << 8 | rounding << 10 | 0x40 | infinity << 12
     sticky = rng.getrandbits(6) & masks if rng.getrandbits(1) else 0
     top = rng.randrange(8)
     status = sticky | rng.getrandbits(1) << 6 | rng.randrange(8) << 8 | rng.getrandbits(1) << 14 | top << 11
@@ -127,6 +134,9 @@ def make_case(rng: random.Random, code: bytes, form: str) -> Case:
         registers[other] = near(rng, registers[0])
     if form in ("FSCALE",) and rng.randrange(4):
         registers[1] = rng.getrandbits(1) << 79 | rng.randrange(16380, 16402) << 64 | rng.choice(SIGNIFICANDS)
+    if form in ("F2XM1", "FYL2XP1") and rng.randrange(4):  # where the manual defines the result
+        registers[0] = rng.getrandbits(1) << 79 | rng.randrange(16310, 16382) << 64 | rng.choice(SIGNIFICANDS)
+        registers[0] ^= rng.getrandbits(63)
     kind = rng.randrange(8)
     if kind < 5:
         depth = rng.randrange(2, 8)

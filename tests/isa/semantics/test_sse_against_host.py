@@ -1,7 +1,7 @@
 """MMX and SSE against the host's own CPU: generated cases of every form, results and all flags bit for bit.
 
-`PYSIM_NATIVE_CASES` sets the number of cases (default 4000), `PYSIM_NATIVE_SEED` the seed. Reciprocal estimates
-are compared within the manual's error bound. Forms that the host does not have are left out.
+`PYSIM_NATIVE_CASES` sets the number of cases (default 4000), `PYSIM_NATIVE_SEED` the seed. Reciprocal
+estimates are compared within the manual's error bound. Forms that the host does not have are left out.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""SSE integer instructions: every lane operation against one lane at a time, shuffles and shapes by example."""
+"""SSE integer instructions: lane operations against one lane at a time, shuffles and shapes by example."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isa.state import CR4_OSFXSR
@@ -48,8 +48,10 @@ LANE_OPERATIONS: list[tuple[str, str, int, Callable[[int, int, int], int]]] = [
       for n, code, w in (("b", "e8", 8), ("w", "e9", 16))),
     *((f"paddus{n}", code, w, lambda a, b, w: min(a + b, (1 << w) - 1))
       for n, code, w in (("b", "dc", 8), ("w", "dd", 16))),
-    *((f"psubus{n}", code, w, lambda a, b, w: max(a - b, 0)) for n, code, w in (("b", "d8", 8), ("w", "d9", 16))),
-    *((f"pavg{n}", code, w, lambda a, b, w: a + b + 1 >> 1) for n, code, w in (("b", "e0", 8), ("w", "e3", 16))),
+    *((f"psubus{n}", code, w, lambda a, b, w: max(a - b, 0))
+      for n, code, w in (("b", "d8", 8), ("w", "d9", 16))),
+    *((f"pavg{n}", code, w, lambda a, b, w: a + b + 1 >> 1)
+      for n, code, w in (("b", "e0", 8), ("w", "e3", 16))),
     *((f"pcmpeq{n}", code, w, lambda a, b, w: -(a == b))
       for n, code, w in (("b", "74", 8), ("w", "75", 16), ("d", "76", 32), ("q", "3829", 64))),
     *((f"pcmpgt{n}", code, w, s(lambda a, b, w: -(a > b)))
@@ -77,7 +79,8 @@ LANE_OPERATIONS: list[tuple[str, str, int, Callable[[int, int, int], int]]] = [
                                               for n in (0, 16))),
     ("pmaddubsw", "3804", 16, lambda a, b, w: clamp(-0x8000, sum((a >> n & 0xFF) * signed(b >> n & 0xFF, 8)
                                                                  for n in (0, 8)), 0x7FFF)),
-    ("psadbw", "f6", 64, lambda a, b, w: sum(abs((a >> n & 0xFF) - (b >> n & 0xFF)) for n in range(0, 64, 8))),
+    ("psadbw", "f6", 64, lambda a, b, w: sum(abs((a >> n & 0xFF) - (b >> n & 0xFF))
+                                             for n in range(0, 64, 8))),
     ("pand", "db", 128, lambda a, b, w: a & b),
     ("pandn", "df", 128, lambda a, b, w: ~a & b),
     ("por", "eb", 128, lambda a, b, w: a | b),
@@ -86,6 +89,7 @@ LANE_OPERATIONS: list[tuple[str, str, int, Callable[[int, int, int], int]]] = [
 
 
 @pytest.mark.parametrize(("name", "code", "width", "lane"), LANE_OPERATIONS, ids=lambda p: str(p)[:9])
+@settings(max_examples=30, deadline=None)
 @given(a=REGISTERS, b=REGISTERS, same=st.integers(0, 0xFFFF))
 def test_lanes_are_computed_one_by_one_without_disturbing_each_other(
     name: str, code: str, width: int, lane: Callable[[int, int, int], int], a: int, b: int, same: int
@@ -106,6 +110,7 @@ def test_lanes_are_computed_one_by_one_without_disturbing_each_other(
      ("psrlw", "71d0", "d1", 16), ("psrld", "72d0", "d2", 32), ("psrlq", "73d0", "d3", 64),
      ("psraw", "71e0", "e1", 16), ("psrad", "72e0", "e2", 32)],
 )  # fmt: skip
+@settings(max_examples=30, deadline=None)
 @given(a=REGISTERS, count=st.integers(0, 70))
 def test_shifts_by_immediate_and_register_agree_with_single_lanes(
     name: str, immediate: str, by_register: str, width: int, a: int, count: int

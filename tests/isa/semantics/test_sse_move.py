@@ -31,7 +31,8 @@ def loaded(text: str, code: str) -> int:
 @pytest.mark.parametrize(
     ("text", "code", "expected"),
     [("movaps xmm0, [rsi]", "0f2806", B), ("movups xmm0, [rsi]", "0f1006", B),
-     ("movss xmm0, [rsi]", "f30f1006", 0xBCBDBEBF), ("movss xmm0, xmm1", "f30f10c1", A & ~0xFFFF_FFFF | 0xBCBDBEBF),
+     ("movss xmm0, [rsi]", "f30f1006", 0xBCBDBEBF),
+     ("movss xmm0, xmm1", "f30f10c1", A & ~0xFFFF_FFFF | 0xBCBDBEBF),
      ("movsd xmm0, [rsi]", "f20f1006", B & (1 << 64) - 1),
      ("movsd xmm0, xmm1", "f20f10c1", A >> 64 << 64 | B & (1 << 64) - 1),
      ("movq xmm0, xmm1", "f30f7ec1", B & (1 << 64) - 1), ("movq xmm0, [rsi]", "f30f7e06", B & (1 << 64) - 1),
@@ -100,7 +101,7 @@ def test_maskmovdqu_stores_the_selected_bytes_anywhere() -> None:
     assert bytes(cpu.memory.read(DATA, 32)) == bytes(expected)
 
 
-# ---- alignment -------------------------------------------------------------------------------------------
+# ---- alignment -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_alignment_is_checked_in_32_bit_code_after_the_segment_limit() -> None:
     assert "outside ds limit" in fault_of(cpu, "movaps xmm0, [esi]", bytes.fromhex("0f2806")).why
 
 
-# ---- control checks --------------------------------------------------------------------------------------
+# ---- control checks ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The x87 instructions against the host's own x87 unit: generated cases of every encoding, bit for bit.
 
-`PYSIM_NATIVE_CASES` sets the number of cases (default 6000), `PYSIM_NATIVE_SEED` the seed. What the SDM leaves
-undefined follows an AMD Zen 4; another CPU may differ there. The transcendental functions are
-compared within bounds: the manual allows an error of one unit in the last place.
+`PYSIM_NATIVE_CASES` sets the number of cases (default 6000), `PYSIM_NATIVE_SEED` the seed. What the SDM
+leaves open follows an AMD Zen 4; on a CPU of another vendor only `PYSIM_NATIVE_X87=1` runs the comparison.
+The transcendental functions are compared within bounds: the manual allows an error of one unit in the last
+place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -17,10 +19,13 @@ from isa.cpu import Cpu
 from isa.decode import disassemble
 from tests.isa.machine import make_cpu
 from tests.oracles.native import available
-from tests.oracles.native_x87 import WINDOW_SIZE, Case, Image, NativeX87, Outcome
+from tests.oracles.native_x87 import WINDOW_SIZE, Case, Image, NativeX87, Outcome, vendor
 from tests.oracles.x87_cases import encodings, make_case
 
-pytestmark = pytest.mark.skipif(not available(), reason="needs Linux on an x86-64 CPU")
+pytestmark = pytest.mark.skipif(
+    not (available() and (vendor() == "AuthenticAMD" or os.environ.get("PYSIM_NATIVE_X87") == "1")),
+    reason="needs Linux on an x86-64 CPU of AMD",
+)
 
 CASES = int(os.environ.get("PYSIM_NATIVE_CASES", "6000"))
 SEED = int(os.environ.get("PYSIM_NATIVE_SEED", "1"))
@@ -28,6 +33,7 @@ BATCH = 2000
 CODE, DATA = 0x2000, 0x8000  # encoding n stands at CODE + 16 * n
 HOST_CS = 0x33
 VISIBLE_FLAGS = 0x8D5  # CF PF AF ZF SF OF
+INEXACT, ROUNDED_UP = 1 << 5, 1 << 9  # PE and C1
 TRANSCENDENTAL = frozenset(
     ("F2XM1", "FYL2X", "FYL2XP1", "FPTAN", "FPATAN", "FSIN", "FCOS", "FSINCOS")
 )  # fmt: skip
@@ -73,11 +79,28 @@ def run(cpu: Cpu, n: int, case: Case, at: int) -> Outcome:
     out = Image.unpack(bytes(cpu.ram[DATA : DATA + 108]))
     ip = at if out.ip == CODE + 16 * n else out.ip
     dp = 0x2000_2000 if out.dp == DATA else out.dp
-    moved = Image(out.control, out.status, out.tags, ip, out.cs, out.opcode, dp, out.ds, out.registers)
-    return Outcome(moved, flags, window, ax)
+    return Outcome(replace(out, ip=ip, dp=dp), flags, window, ax)
 
 
 FNSAVE = next(n for n, (_, form, _) in enumerate(ENCODINGS) if form == "FNSAVE_M108BYTE")
+
+
+def units_apart(a: int, b: int) -> int:
+    """Distance of two 80-bit patterns in units in the last place; huge if the signs differ."""
+    ordinals = [(pattern >> 64 & 0x7FFF) << 63 | pattern & (1 << 63) - 1 for pattern in (a, b)]
+    return abs(ordinals[0] - ordinals[1]) if not (a ^ b) >> 79 else 1 << 80
+
+
+def forgive_rounding(ours: Outcome, theirs: Outcome) -> Outcome:
+    """`ours` with what the host's rounding of an inexact transcendental result may change: one unit, and C1."""
+    image, host = ours.image, theirs.image
+    if not (image.status & INEXACT and host.status & INEXACT):
+        return ours
+    registers = tuple(
+        b if units_apart(a, b) <= 1 else a for a, b in zip(image.registers, host.registers, strict=True)
+    )
+    status = image.status & ~ROUNDED_UP | host.status & ROUNDED_UP
+    return replace(ours, image=replace(image, status=status, registers=registers))
 
 
 def difference(case: Case, ours: Outcome, theirs: Outcome) -> list[str]:
@@ -85,7 +108,7 @@ def difference(case: Case, ours: Outcome, theirs: Outcome) -> list[str]:
     found = []
     names = ["control", "status", "tags"]
     # A task switch of the host loses the pointers: XSAVE keeps them only with an exception pending
-    if theirs.image.ip:
+    if theirs.image.cs:
         names += ["ip", "cs", "opcode"]
     if theirs.image.dp:
         names += ["dp", "ds"]
@@ -107,6 +130,7 @@ def difference(case: Case, ours: Outcome, theirs: Outcome) -> list[str]:
 
 
 def describe(case: Case, found: list[str]) -> str:
+    """A case and what differs, to be read by a person."""
     image = case.image
     text = disassemble(case.code, 64, 0)
     stack = " ".join(
@@ -114,7 +138,8 @@ def describe(case: Case, found: list[str]) -> str:
         for n, register in enumerate(image.registers)
     )
     return (
-        f"{text}: {'; '.join(found)}\n    control {image.control:#x} status {image.status:#x} flags {case.flags:#x}"
+        f"{text}: {'; '.join(found)}"
+        f"\n    control {image.control:#x} status {image.status:#x} flags {case.flags:#x}"
         f"\n    st {stack}\n    memory {case.window[:16].hex()}"
     )
 
@@ -128,7 +153,10 @@ def compare_all(host: NativeX87, chosen: list[int], count: int, seed: int) -> li
         numbers = [chosen[i % len(chosen)] for i in range(start, min(start + BATCH, count))]
         cases = [make_case(rng, *ENCODINGS[n][:2]) for n in numbers]
         for n, case, theirs in zip(numbers, cases, host.run(cases), strict=True):
-            found = difference(case, run(cpu, n, case, host.at), theirs)
+            ours = run(cpu, n, case, host.at)
+            if ENCODINGS[n][2] in TRANSCENDENTAL:
+                ours = forgive_rounding(ours, theirs)
+            found = difference(case, ours, theirs)
             if found:
                 wrong.append(describe(case, found))
     return wrong
@@ -138,3 +166,9 @@ def test_every_exact_instruction_agrees_with_the_host_bit_for_bit(host: NativeX8
     exact = [n for n, (_, _, mnemonic) in enumerate(ENCODINGS) if mnemonic not in TRANSCENDENTAL]
     wrong = compare_all(host, exact, CASES, SEED)
     assert not wrong, f"{len(wrong)} of {CASES} cases differ:\n" + "\n".join(wrong[:20])
+
+
+def test_transcendental_instructions_agree_with_the_host_within_one_unit(host: NativeX87) -> None:
+    chosen = [n for n, (_, _, mnemonic) in enumerate(ENCODINGS) if mnemonic in TRANSCENDENTAL]
+    wrong = compare_all(host, chosen, CASES // 3, SEED)
+    assert not wrong, f"{len(wrong)} of {CASES // 3} cases differ:\n" + "\n".join(wrong[:20])
