@@ -115,17 +115,29 @@ class BlockUnit(InterruptUnit):
             if block is None:
                 heat[head] = NEVER_HOT
                 return False
+            if not self._still_decoded(code, block):
+                return False
             for number in block.pages.values():
                 cpu.cache.pages[number].blocks[code.key, head] = block
-        elif not self._still_mapped(block):
+        elif not self._still_mapped(code, block):
             return False
         code.blocks[head] = block
         return True
 
-    def _still_mapped(self, block: Block) -> bool:
+    def _still_decoded(self, code: CodeContext, block: Block) -> bool:
+        """Decoding the rest of a run neither filled the cache nor, by an accessed bit, wrote the run itself."""
+        for ip in block.ips:
+            page = self.cache.pages.get(block.pages[ip >> 12])
+            if page is None or (code.key, ip) not in page.insns:
+                return False
+        return True
+
+    def _still_mapped(self, code: CodeContext, block: Block) -> bool:
         """After a TLB flush: the code pages of a block lie where they did. Raises nothing."""
         try:
             for page, host in block.pages.items():
+                if code.frames.get(page) == host << 12:
+                    continue
                 gpa = self.translate(page << 12, ACCESS_FETCH, self.cpl == 3)
                 if self.memory.host_page(gpa, EXECUTE) != host << 12:
                     return False

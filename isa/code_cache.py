@@ -25,7 +25,7 @@ MAX_INSNS = 1 << 20  # decoded instructions kept (about 1 GiB of host memory): b
 class CodeContext(dict[int, Insn]):
     """RIP -> Insn; a miss decodes. `blocks` are translated runs by head, `heat` counts arrivals at a head."""
 
-    __slots__ = ("base", "blocks", "cpu", "heat", "key", "limit")
+    __slots__ = ("base", "blocks", "cpu", "frames", "heat", "key", "limit")
 
     def __init__(self, cpu: Cpu, key: ContextKey, base: int, limit: int) -> None:
         super().__init__()
@@ -33,6 +33,7 @@ class CodeContext(dict[int, Insn]):
         self.key = key
         self.base = base
         self.limit = limit
+        self.frames: dict[int, int] = {}  # the instruction TLB: linear page -> pool offset of its code
         self.blocks: dict[int, Block] = {}
         self.heat: dict[int, int] = {}
 
@@ -104,6 +105,7 @@ class CodeCache:
         """The linear-to-physical map may have changed: empty the first level."""
         for context in self.contexts.values():
             context.clear()
+            context.frames.clear()
             context.blocks.clear()
 
     def remember(self, context: CodeContext, insn: Insn, host: int, second: int | None) -> None:

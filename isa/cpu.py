@@ -64,6 +64,7 @@ from isa.state import (
 
 DR6_SINGLE_STEP = 1 << 14
 NEVER = 1 << 62
+SLICE = 1 << 16  # instructions that blocks may run before `kick` from another thread is looked at
 
 # Encodings that old CPUs execute as NOP: without the feature they still are (SDM Vol. 2, NOP; CET, MPX hints)
 NOP_WITHOUT_FEATURE = frozenset(
@@ -239,7 +240,7 @@ class Cpu(BlockUnit):
                 self.stop_at = until
                 if self.use_blocks and self.mode64:
                     try:
-                        self.run_blocks(until)
+                        self.run_blocks(min(until, self.retired + SLICE))
                     except BaseException:
                         ip, insn = self.at_fault
                         raise
@@ -436,7 +437,11 @@ class Cpu(BlockUnit):
             if ip > context.limit or (not self.cs.type & 8 and self.cs.type & TYPE_EXPAND_DOWN):
                 raise GeneralProtection(0, f"instruction pointer {ip:#x} outside CS limit {context.limit:#x}")
             room = min(MAX_LENGTH, context.limit - ip + 1)
-        host = self._code_at(self.translate(linear, ACCESS_FETCH, self.cpl == 3))
+        frame = context.frames.get(linear >> 12)
+        if frame is None:
+            frame = self._code_at(self.translate(linear, ACCESS_FETCH, self.cpl == 3)) & -4096
+            context.frames[linear >> 12] = frame
+        host = frame | linear & 0xFFF
         page = self.cache.pages.get(host >> 12)
         if page is not None:
             known = page.insns.get((context.key, ip))
@@ -512,7 +517,8 @@ class Cpu(BlockUnit):
             function = _unimplemented(Unimplemented(raw, text, ip, self.mode_name()))
         elif missing and mnemonic not in HYPERCALLS:
             function = _invalid(f"{mnemonic} needs {', '.join(missing)}, which CPUID does not offer")
-        elif not (self.protected or (info.virtual8086_mode if self.vm else info.real_mode)):
+        elif not (self.protected or info.real_mode or (self.vm and info.virtual8086_mode)):
+            # What real mode knows and virtual-8086 mode does not is privileged there: #GP below, not #UD
             function = _invalid(f"{mnemonic} is not recognized in {self.mode_name()} mode")
         elif not (definition.own_privilege or (info.cpl0, info.cpl1, info.cpl2, info.cpl3)[self.cpl]):
             function = _privileged(f"{mnemonic} at CPL {self.cpl}")

@@ -339,6 +339,13 @@ class MemoryUnit(CpuState):
         else:
             self._store_slow(linear, size, value, self.tlb_read, self.tlb_write, self.cpl == 3, False)
 
+    def store_plain(self, linear: int, size: int, value: int) -> None:
+        """`store` for translated code, which must not change code: within one page of plain RAM, or NotPlain."""
+        delta = self.tlb_write[linear >> 12]
+        if linear & 0xFFF > LAST_START[size]:
+            raise NotPlain
+        PACK[size](self.ram, linear + delta, value)
+
     def load_stack(self, linear: int, size: int) -> int:
         """`load` through SS: a non-canonical address is #SS(0)."""
         delta = self.tlb_read.get(linear >> 12)

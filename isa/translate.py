@@ -63,6 +63,7 @@ class Statement(NamedTuple):
     defs: frozenset[str]
     uses: frozenset[str]
     raises: bool
+    stores: frozenset[str] = frozenset()   # what it assigns on some path
     flag: str = ""               # the flag that this plain assignment computes, if it could be left out
     jump: tuple[str, str] = ("", "")   # (condition, target) of an assignment to RIP; condition "" = always
 
@@ -648,10 +649,11 @@ def describe(node: ast.stmt) -> Statement:
             if "rip" in stores:
                 raise Untranslatable("jump inside a condition")
             # on some path the old value survives: not a definition
-            return Statement(ast.unparse(node), frozenset(), frozenset(loads | stores), raises)
-    return Statement(
-        ast.unparse(node), frozenset(stores - {"rip"}), frozenset(loads), raises, flag, jump
-    )
+            return Statement(
+                ast.unparse(node), frozenset(), frozenset(loads | stores), raises, frozenset(stores)
+            )
+    made = frozenset(stores - {"rip"})
+    return Statement(ast.unparse(node), made, frozenset(loads), raises, made, flag, jump)
 
 
 @cache
@@ -735,7 +737,7 @@ def _fill_one(statement: Statement, names: dict[str, str], index: int) -> Statem
     jump = (text(statement.jump[0]), text(statement.jump[1])) if statement.jump[1] else ("", "")
     return Statement(
         text(statement.text), all_names(statement.defs), all_names(statement.uses), statement.raises,
-        statement.flag, jump,
+        all_names(statement.stores), statement.flag, jump,
     )  # fmt: skip
 
 
@@ -800,16 +802,10 @@ class Emitter:
                 if statement.flag:
                     current[statement.flag] = LIVE if (index, n) in kept else statement
                 else:
-                    for flag in statement.uses | statement.defs:
-                        if flag in FLAGS and self.assigns(statement, flag):
-                            current[flag] = LIVE
+                    current.update(dict.fromkeys(statement.stores & _FLAG_SET, LIVE))
         self.final = current
         body, at = self.body(kept)
         return self.assemble(body, at, kept)
-
-    @staticmethod
-    def assigns(statement: Statement, flag: str) -> bool:
-        return bool(re.search(rf"\b{flag} = ", statement.text))
 
     def kept_flags(self) -> set[tuple[int, int]]:
         """(instruction, statement) of flag assignments that something in the block reads."""
@@ -823,6 +819,10 @@ class Emitter:
                             kept.add(pending[flag])
                     if statement.flag:
                         pending[statement.flag] = (index, n)
+        for index, step in enumerate(self.steps):      # a register may be something else when the recipe runs
+            for n, statement in enumerate(step.statements):
+                if statement.flag and statement.uses & ARCHITECTURAL:
+                    kept.add((index, n))
         if self.loops:                                 # a bail inside must find the last round's values whole
             for index, step in enumerate(self.steps):
                 self.keep_fragile(kept, index, step)
@@ -932,18 +932,19 @@ class Emitter:
     ) -> tuple[str, dict[str, Any]]:
         """Prologue, loop, handler and epilogue around the body."""
         steps, count = self.steps, len(self.steps)
-        text = "\n".join(body)
-        used = {w for w in re.findall(r"(?<![.\w])[a-z]\w*", text)}
         statements = [s for step in steps for s in step.statements]
-        written = {d for s in statements for d in s.defs if d in REGISTERS}
-        written |= {r for r in REGISTERS for s in statements if re.search(rf"(?<![.\w]){r} = ", s.text)}
+        written = {register for s in statements for register in s.stores if register in REGISTERS}
         handler: list[str] = []
         for index, step in enumerate(steps):
             made = self.set_flags(step.sources, "            ")
             if made and any(s.raises for s in step.statements):
                 handler += [f"        if at == {index}:", *made]
-        body, at = without_dead(body, at, handler)
-        text = "\n".join(body)
+        after = self.after_loop() if self.loops else []
+        body, at = without_dead(body, at, [*handler, *after])
+        if not at:
+            body.append("            pass")
+        text = "\n".join((*body, *handler, *after))
+        used = set(re.findall(r"(?<![.\w])[a-z]\w*", text))
         entry_flags = self.entry_flags(kept)
         lines = ["def block(cpu, until):"]
         if entry_flags or self.partial:
@@ -956,7 +957,7 @@ class Emitter:
                 lines.append(f"    {register} = cpu.{register}")
         for local, value in (
             ("tr", "cpu.tlb_read"), ("tw", "cpu.tlb_write"), ("mb", "cpu.ram"), ("mw", "cpu.ram16"),
-            ("md", "cpu.ram32"), ("mq", "cpu.ram64"), ("load", "cpu.load"), ("store", "cpu.store"),
+            ("md", "cpu.ram32"), ("mq", "cpu.ram64"), ("load", "cpu.load"), ("store", "cpu.store_plain"),
             ("fs_base", "cpu.fs.base"), ("gs_base", "cpu.gs.base"),
         ):  # fmt: skip
             if local in used:
@@ -972,7 +973,7 @@ class Emitter:
         lines += body
         if self.loops:
             head = f"{steps[0].insn.ip:#x}"
-            lines += ["        else:", *self.after_loop(), f"            rip = {head}", f"            n += {count}"]
+            lines += ["        else:", *after, f"            rip = {head}", f"            n += {count}"]
         lines.append("    except (NotPlain, Fault, VmExit) as event:")
         lines.append("        at = AT[event.__traceback__.tb_lineno]")
         lines += handler

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from pysim_vm.config import AxVMConfig, AxVMCrateConfig
     from pysim_vm.errors import AxError, AxErrorKind
     from pysim_vm.hal import AxVMHal, DefaultHal
+    from pysim_vm.loader import LoadOptions
+    from pysim_vm.machine import vm_from_config, vm_from_image
     from pysim_vm.vcpu import VCpu
     from pysim_vm.vm import AxVM
 
@@ -70,6 +72,7 @@ __all__ = [
     "IoRead",
     "IoWrite",
     "IrqLine",
+    "LoadOptions",
     "MmioRead",
     "MmioWrite",
     "NestedPageFault",
@@ -81,6 +84,8 @@ __all__ = [
     "TripleFault",
     "Unimplemented",
     "VCpu",
+    "vm_from_config",
+    "vm_from_image",
 ]
 
 
@@ -97,6 +102,10 @@ def _home(name: str) -> str:
             return "pysim_vm.errors"
         case "AxVMHal" | "DefaultHal":
             return "pysim_vm.hal"
+        case "LoadOptions":
+            return "pysim_vm.loader"
+        case "vm_from_config" | "vm_from_image":
+            return "pysim_vm.machine"
         case "AxVmDevices":
             return "devices.manager"
         case "AccessWidth" | "Device" | "DeviceError" | "IrqLine":

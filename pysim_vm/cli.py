@@ -5,6 +5,7 @@ Only click is imported here; a command imports its own part when it runs, so tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -343,9 +344,16 @@ def run_command(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _complain(arguments, ExitStatus.INTERRUPTED, "interrupted")
     except BrokenPipeError:
-        # Whoever read our output is gone; Python's own flush at exit must not fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.HOST_IO
+        return ExitStatus.HOST_IO  # whoever read our output is gone, and wants no sentence about it
+    except SystemExit as error:
+        if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):  # click's own way to say the same
+            return ExitStatus.HOST_IO
+        return error.code if isinstance(error.code, int) else ExitStatus.OK  # shell completion
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else "standard output cannot be written, "
+        return _complain(
+            arguments, ExitStatus.HOST_IO, f"{what}{error.strerror or error}; check where it goes"
+        )
     except MemoryError:
         return _complain(
             arguments, ExitStatus.HOST_IO, "the host has no memory left; give the guest less --memory"
@@ -359,7 +367,8 @@ def _complain(arguments: Sequence[str], status: ExitStatus, message: str) -> int
         import json
 
         document = {"exit_status": int(status), "error": {"kind": status.name.lower(), "message": message}}
-        click.echo(json.dumps(document, indent=2))
+        with contextlib.suppress(OSError):  # the sentence below is for a reader of errors, who may be left
+            click.echo(json.dumps(document, indent=2))
     click.echo(f"pysim-vm: {message}", err=True)
     return status
 
@@ -381,4 +390,11 @@ def _internal(arguments: Sequence[str], error: Exception) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
-    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+    status = run_command(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        # What is left cannot be written; Python's own flush at exit must not fail over it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = status or ExitStatus.HOST_IO
+    sys.exit(status)

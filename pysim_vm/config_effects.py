@@ -127,7 +127,7 @@ def _idle_boot_keys(kernel: VMKernelConfig) -> list[str]:
                 idle += ("bios_path",)
             if kernel.entry_point != layout.RESET_VECTOR:
                 idle += ("entry_point",)
-    return [key for key in idle if getattr(kernel, key)]
+    return [key for key in idle if getattr(kernel, key) not in (None, "")]
 
 
 def _report_passthrough(crate: AxVMCrateConfig, problems: Problems) -> None:

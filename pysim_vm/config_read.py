@@ -146,7 +146,10 @@ def _read_kernel(
 
     errors_before = len(table.problems.errors)
     entry_point = table.integer("entry_point", example=needed(hex(AXVM_BIOS)))
-    kernel_path = table.text("kernel_path", example='"kernel.bin"')
+    # A firmware finds its guest on the disk; axvm wants the key all the same.
+    word = table.data.get("boot_protocol")
+    firmware = isinstance(word, str) and VMBootProtocol.from_str(word) is VMBootProtocol.Uefi
+    kernel_path = table.text("kernel_path", example=needed('"kernel.bin"') if firmware else '"kernel.bin"')
     kernel_load_addr = table.integer("kernel_load_addr", example=needed(hex(AXVM_KERNEL)))
     regions = _read_memory_regions(table, relaxed, pysim, claims)
     kernel = VMKernelConfig(
@@ -170,7 +173,7 @@ def _read_kernel(
     if len(table.problems.errors) == errors_before:
         _check_boot(table, kernel, arch)
         _warn_of_load_address(table, kernel)
-    return None if kernel_path is None else kernel
+    return None if kernel_path is None and not firmware else kernel
 
 
 def _check_boot(table: Table, kernel: VMKernelConfig, arch: str) -> None:

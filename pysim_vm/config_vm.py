@@ -30,7 +30,7 @@ from pysim_vm.config_model import (
 )
 from pysim_vm.config_problems import show, span
 from pysim_vm.config_table import U64_MAX
-from pysim_vm.errors import InvalidInput, ResourceConflict
+from pysim_vm.errors import ConfigProblem, InvalidInput, ResourceConflict
 from pysim_vm.layout import MIB, PAGE_SIZE
 
 
@@ -80,8 +80,9 @@ BIOS_ROOM: Final = 2 * MIB  # axvisor leaves this much below a relocated kernel 
 class AxVMConfig:
     """What a VM is made from: axvm's AxVMConfig, the union of its generations, and our `pysim` settings.
 
-    The methods bear axvm's names. `crate` is the file it came from, or None. Rows are immutable; the lists
-    change through the methods, which refuse a conflict and name both owners.
+    The methods bear axvm's names. `crate` is the file it came from, or None; `warnings` is what was odd in
+    it, and what `vm_from_config` found odd about its images. Rows are immutable; the lists change through
+    the methods, which refuse a conflict and name both owners.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class AxVMConfig:
         self._boot_policy = boot_policy
         self.pysim = pysim or PysimConfig()
         self.crate = crate
+        self.warnings: list[ConfigProblem] = [] if crate is None else list(crate.warnings)
 
     # --- making ---
 

@@ -16,16 +16,18 @@ from typing import Final
 PLACES_MAX: Final = 1 << 16  # a hostile array has a million elements; later ones get their array's line
 DEPTH_MAX: Final = 64  # deeper values are skipped over, not looked into
 
-_BLANK: Final = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
+# A possessive *+ around a group is matched wrongly by Python before 3.11.5, Debian 12's among them; around
+# one character class it is sound, and enough: the alternatives begin differently, so nothing is tried twice.
+_BLANK: Final = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*")
 _SPACE: Final = re.compile(r"[ \t]*")
 _BARE: Final = re.compile(r"[^ \t\r\n.=\[\]{}\"'#,]+")
 _SCALAR: Final = re.compile(r"[^,\]}#\r\n]*")
 _LINE_REST: Final = re.compile(r"[^\n]*")
 # An unclosed one-line string ends with its line, an unclosed multi-line string with the text.
 _STRING: Final = re.compile(
-    r'"""(?:[^"\\]++|\\.|"(?!""))*+(?:"{3,5}|\Z)'
-    r"|'''(?:[^']++|'(?!''))*+(?:'{3,5}|\Z)"
-    r'|"(?:[^"\\\n]++|\\[^\n])*+"?'
+    r'"""(?:[^"\\]++|\\.|"(?!""))*(?:"{3,5}|\\?\Z)'
+    r"|'''(?:[^']++|'(?!''))*(?:'{3,5}|\Z)"
+    r'|"(?:[^"\\\n]++|\\[^\n])*"?'
     r"|'[^'\n]*'?",
     re.DOTALL,
 )

@@ -80,6 +80,10 @@ class VCpu:
         """Instructions retired so far: virtual time."""
         return self.cpu.retired
 
+    def _who(self) -> str:
+        """The vCPU's name in messages."""
+        return f"VM[{self._vm.id()}] vCPU[{self._id}]"
+
     # ---- the state machine -----------------------------------------------------------------------------
 
     def state(self) -> VCpuState:
@@ -92,12 +96,12 @@ class VCpu:
 
     def transition_state(self, source: VCpuState, target: VCpuState) -> None:
         """source -> target; BadState, and nothing changed, if the vCPU is not in `source`."""
-        check_vcpu_transition(self._state, source, target)
+        check_vcpu_transition(self._state, source, target, self._who())
         self._state = target
 
     def with_state_transition(self, source: VCpuState, target: VCpuState, work: Callable[[], T]) -> T:
         """Do `work` and go source -> target; a failing `work` makes the vCPU Invalid."""
-        check_vcpu_transition(self._state, source, target)
+        check_vcpu_transition(self._state, source, target, self._who())
         try:
             result = work()
         except BaseException:

@@ -7,10 +7,11 @@ itself is returned to the caller.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from devices.base import DeviceError, IrqLine
 from devices.block import BlockBackend
@@ -61,8 +62,12 @@ from pysim_vm.config import AxVMConfig
 from pysim_vm.emulated import build_emulated, rows_of_virtual
 from pysim_vm.errors import AxError, AxErrorKind, DeviceFault, InvalidConfig, ResourceConflict
 from pysim_vm.hal import AxVMHal, DefaultHal
+from pysim_vm.layout import PCI_HOLE_BASE
 from pysim_vm.lifecycle import VCpuState, VmStatus, accepts_interrupts, vm_transition
 from pysim_vm.vcpu import VCpu, VcpuSnapshot
+
+if TYPE_CHECKING:
+    from pysim_vm.loader import LoadOptions
 
 T = TypeVar("T")
 
@@ -176,10 +181,16 @@ class AxVM:
     def _build(self) -> None:
         """Memory, CPU, board and devices, in axvm's order."""
         config, options, plan = self._config, self._config.pysim, self.plan
+        if config.cpu_num() != 1:
+            raise InvalidConfig(
+                f"VM[{self.id()}] has {config.cpu_num()} vCPUs: this machine has one CPU for now; "
+                "write cpu_num = 1"
+            )
         self._map_configured_memory()
         features = feature_set(options.cpu_features)
         self._features = features
         cpu = Cpu(self.memory, features, CpuId(features, tsc_hz=options.tsc_hz))
+        cpu.use_blocks = options.engine != "step"
         self._tsc_hz = options.tsc_hz
         cpu.tsc = self._tsc
         self._seed = options.seed & M64
@@ -209,6 +220,35 @@ class AxVM:
     def new(cls, config: AxVMConfig, hal: AxVMHal | None = None, **options: Any) -> AxVM:
         """axvm's constructor name."""
         return cls(config, hal, **options)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> AxVM:
+        """The VM that a configuration file describes, its images loaded (docs/configuration.md).
+
+        ConfigError for a wrong file, LoadError for a wrong image, one sentence each::
+
+            vm = AxVM.from_file("examples/flat.toml")
+            vm.run(100_000)
+            print(vm.console.text())
+        """
+        from pysim_vm.machine import vm_from_config
+
+        return vm_from_config(path)
+
+    @classmethod
+    def from_image(
+        cls, path: str | os.PathLike[str], options: LoadOptions | None = None, **machine: Any
+    ) -> AxVM:
+        """A PC that is about to start the guest in `path`; `machine` is what `vm_from_image` takes besides.
+
+        LoadError or ConfigError, one sentence each, on bad input::
+
+            vm = AxVM.from_image("bios.bin", memory="64M", disks=["disk.img"])
+            vm.run(10_000_000)
+        """
+        from pysim_vm.machine import vm_from_image
+
+        return vm_from_image(path, options, **machine)
 
     @classmethod
     def from_code(
@@ -321,7 +361,8 @@ class AxVM:
 
     def _build_board(self, hooks: BoardHooks) -> PcBoard:
         options = self._config.pysim
-        total = sum(region.size for region in self.memory.regions if region.base < 1 << 32)
+        # Memory in the PCI hole (axvm's UEFI files map the firmware's) is no RAM that a BIOS may hand out.
+        total = sum(region.size for region in self.memory.regions if region.base < PCI_HOLE_BASE)
         above = sum(region.size for region in self.memory.regions if region.base >= 1 << 32)
         below, _ = ram_split(total)
         board = build_pc(
@@ -514,18 +555,22 @@ class AxVM:
         """True after `shutdown`."""
         return self._status in (VmStatus.Stopping, VmStatus.Stopped)
 
+    def _next_status(self, action: str) -> VmStatus:
+        """The status after `action`; InvalidTransition, naming this VM, for a wrong step."""
+        return vm_transition(self._status, action, f"VM[{self.id()}]")
+
     def boot(self) -> None:
         """Ready or Stopped -> Running. BadState "VM[n] is already running"."""
         if self._status is VmStatus.Running:
             raise AxError(AxErrorKind.BadState, f"VM[{self.id()}] is already running")
-        self._status = vm_transition(self._status, "start")
+        self._status = self._next_status("start")
         self._down = None
 
     start = boot
 
     def pause(self) -> None:
         """Running -> Paused; Pausing for as long as run_vcpu needs to leave the guest (as Nothing)."""
-        self._status = vm_transition(self._status, "pause")
+        self._status = self._next_status("pause")
         self._park()
 
     def _park(self) -> None:
@@ -533,17 +578,17 @@ class AxVM:
         if self._current_vcpu is not None:
             self._current_vcpu.cpu.kick()
         elif self._status is VmStatus.Pausing:
-            self._status = vm_transition(self._status, "parked")
+            self._status = self._next_status("parked")
         elif self._status is VmStatus.Stopping:
-            self._status = vm_transition(self._status, "finish_stop")
+            self._status = self._next_status("finish_stop")
 
     def resume(self) -> None:
         """Paused -> Running."""
-        self._status = vm_transition(self._status, "resume")
+        self._status = self._next_status("resume")
 
     def stop(self, reason: StopReason) -> None:
         """-> Stopped, remembering why; Stopping for as long as run_vcpu needs to leave the guest."""
-        self._status = vm_transition(self._status, "stop")
+        self._status = self._next_status("stop")
         self.stop_reason = reason
         self._park()
 
@@ -560,7 +605,7 @@ class AxVM:
         `request_reset` is the way.
         """
         self._refuse_while_running("reset")
-        self._status = vm_transition(self._status, "reset")
+        self._status = self._next_status("reset")
         self._do_reset()
 
     def destroy(self) -> None:
@@ -568,10 +613,10 @@ class AxVM:
         self._refuse_while_running("destroy")
         if self._status is VmStatus.Running:
             self.stop(StopReason.forced())
-        self._status = vm_transition(self._status, "destroy")
+        self._status = self._next_status("destroy")
         self.clock.clear()
         self._release_memory()
-        self._status = vm_transition(self._status, "finish_destroy")
+        self._status = self._next_status("finish_destroy")
 
     def _refuse_while_running(self, what: str) -> None:
         if self._current_vcpu is not None:
@@ -769,6 +814,8 @@ class AxVM:
                     return self.address_space.handle_page_fault(reason.addr, reason.access_flags)
                 case Halt():
                     return self._idle(vcpu.cpu)
+                case TripleFault() if not self._config.pysim.exit_on_triple_fault:
+                    self.request_reset()  # a PC's chipset turns the CPU's shutdown cycle into a reset
                 case Hypercall():
                     vcpu.expect_return_value()
                     return False
@@ -882,13 +929,25 @@ class AxVM:
                 self._hal.inject_irq_to_vcpu(self.id(), vcpu_id, irq)
 
     def pulse_interrupt(self, irq_id: int) -> None:
-        """One edge on an ISA interrupt line of the board."""
+        """One edge on an ISA interrupt line of the board: it falls, if it was high, and rises.
+
+        It stays high until the next one, as an idle ISA line does: an 8259 forgets an edge whose line falls
+        before the CPU acknowledges. Unsupported on a line that the guest made level-triggered.
+        """
         if self.board is None or not 0 <= irq_id < ISA_LINES:
             raise AxError(
                 AxErrorKind.NotFound,
                 f'interrupt line {irq_id}: VM[{self.id()}] has no such wire; platform = "pc" has 0-15',
             )
-        self.board.line(irq_id).pulse()
+        chip = self.board.pic.state.master if irq_id < 8 else self.board.pic.state.slave
+        if chip.elcr >> (irq_id & 7) & 1:
+            raise AxError(
+                AxErrorKind.Unsupported,
+                f"interrupt line {irq_id} is level-triggered and has no edges; raise and lower its IrqLine",
+            )
+        line = self.board.line(irq_id)
+        line.lower()
+        line.raise_()
 
     # ---- guest memory --------------------------------------------------------------------------------
 

@@ -67,8 +67,7 @@ def xlatb(cpu: Cpu, src: Operand) -> None:
 @insn(
     "NOP", "RESERVEDNOP", "PAUSE", "ENDBR32", "ENDBR64", "CLDEMOTE",
     "PREFETCH", "PREFETCHW", "PREFETCHWT1", "PREFETCHNTA", "PREFETCHT0", "PREFETCHT1", "PREFETCHT2",
-    "PREFETCHIT0", "PREFETCHIT1", "PREFETCHRESERVED3", "PREFETCHRESERVED4", "PREFETCHRESERVED5",
-    "PREFETCHRESERVED6", "PREFETCHRESERVED7",
+    "PREFETCHIT0", "PREFETCHIT1",
 )  # fmt: skip
 def nop(cpu: Cpu, *ignored: Operand) -> None:
     """Nothing: a memory operand is not accessed and cannot fault"""

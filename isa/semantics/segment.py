@@ -327,7 +327,7 @@ def wrgsbase(cpu: Cpu, src: Operand) -> None:
     cpu.gs.base = src.value
 
 
-@insn("SWAPGS")
+@insn("SWAPGS", inline=False)
 def swapgs(cpu: Cpu) -> None:
     """GS.base :=: IA32_KERNEL_GS_BASE"""
     base = cpu.gs.base

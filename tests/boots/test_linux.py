@@ -35,7 +35,7 @@ def test_debian_kernel_starts_through_each_entry_of_its_own_stub(entry: str):
         LoadOptions(cmdline="earlyprintk=ttyS0 nokaslr", linux_entry=entry),
         memory="256M",
     )
-    assert isinstance(vm.run(2_000_000), Budget)
+    assert isinstance(vm.run(4_000_000), Budget)
     assert "KASLR disabled: 'nokaslr' on cmdline." in vm.console.text()
     assert vm.vcpu(0).cpu.mode_name() == "64-bit"
 

@@ -1,4 +1,4 @@
-"""Machine code for any form of iced's table, built from the table's own opcode columns. No operand is chosen."""
+"""Machine code for any form of iced's table, built from its opcode columns. It chooses no operands."""
 
 from __future__ import annotations
 

@@ -304,7 +304,10 @@ def test_integers_become_the_nearest_double(control: int, n: int) -> None:
 @settings(deadline=None)
 @given(x=st.floats(-3e9, 3e9))
 def test_doubles_become_integers_by_the_rounding_mode(mode: int, x: float) -> None:
-    rounded = {NEAREST: round, DOWN: math.floor, UP: math.ceil, TRUNCATE: math.trunc}[mode](x)
+    functions: dict[int, Callable[[float], int]] = {
+        NEAREST: round, DOWN: math.floor, UP: math.ceil, TRUNCATE: math.trunc
+    }  # fmt: skip
+    rounded = functions[mode](x)
     result, flags = BINARY64.to_int(bits(x), 32, rc(mode))
     if -(1 << 31) <= rounded < 1 << 31:
         assert result == rounded & 0xFFFF_FFFF

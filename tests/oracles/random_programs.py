@@ -480,7 +480,7 @@ class Builder:
         self.base = HIGH if rng.random() < 0.25 else 0
         self.smap = self.level == 0 and rng.random() < 0.15
         self.patches = rng.random() < 0.35
-        self.wild = rng.choice((0.0, 0.05, 0.2))  # how often an access goes where it should not
+        self.wild = rng.choice((0.0, 0.05, 0.2, 0.5))  # how often an access goes where it should not
         self.items: list[Item] = []
         self.groups = inlineable_forms()
         if rng.random() < 0.5:  # a program with few different instructions meets itself more often
@@ -764,7 +764,7 @@ class Builder:
         instruction.memory_displacement = displacement & M64
 
     def _data(self) -> int:
-        return self._address(8, plain=True)
+        return self._address(8, plain=self.rng.random() < 0.5)
 
     def _address(self, size: int, plain: bool = False) -> int:
         """A linear address for `size` bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isa.faults import DeviceNotAvailable, GeneralProtection, InvalidOpcode
+from isa.faults import DeviceNotAvailable, GeneralProtection, InvalidOpcode, StackFault
 from isa.state import CR0_EM, CR0_PE, CR0_TS, CR4_OSFXSR
 from tests.isa.machine import execute, fault_of, make_cpu, run_one
 
@@ -125,6 +125,36 @@ def test_a_128_bit_operand_has_to_be_aligned(text: str, code: str) -> None:
 )  # fmt: skip
 def test_some_operands_may_lie_anywhere(text: str, code: str) -> None:
     execute(text, code, cr4=CR4_OSFXSR, rsi=DATA + 3)
+
+
+def test_an_unaligned_operand_may_cross_pages_that_the_tlb_knows() -> None:
+    cpu = make_cpu(cr4=CR4_OSFXSR, xmm0=A, rsi=0x5000)
+    for address in (0x4FE0, 0x5000, 0x4FF9):
+        cpu.rip, cpu.rsi = 0x1000, address
+        run_one(cpu, "movups [rsi], xmm0", bytes.fromhex("0f1106"))
+    assert int.from_bytes(cpu.memory.read(0x4FF9, 16), "little") == A
+    cpu.rip, cpu.xmm0 = 0x1000, 0
+    assert run_one(cpu, "movdqu xmm0, [rsi]", bytes.fromhex("f30f6f06")).xmm0 == A
+
+
+def test_a_store_into_code_is_seen_by_the_next_instruction() -> None:
+    # movaps [rsi], xmm0 over the two instructions that follow it
+    cpu = make_cpu(64, bytes.fromhex("0f2906").ljust(16, b"\x90") + b"\x90" * 16, cr4=CR4_OSFXSR, rsi=0x1010)
+    cpu.xmm0 = int.from_bytes(bytes.fromhex("b807000000").ljust(16, b"\x90"), "little")  # mov eax, 7
+    cpu.rip = 0x1010
+    cpu.step()
+    cpu.rip = 0x1000
+    for _ in range(15):
+        cpu.step()
+    assert (cpu.rax, cpu.rip) == (7, 0x1015)
+
+
+def test_a_misaligned_stack_operand_is_gp_and_a_non_canonical_one_ss() -> None:
+    cpu = make_cpu(cr4=CR4_OSFXSR, rsp=0x8008)
+    raw = bytes.fromhex("0f280424")
+    assert isinstance(fault_of(cpu, "movaps xmm0, [rsp]", raw), GeneralProtection)
+    cpu.rsp = 0x8000_0000_0000
+    assert isinstance(fault_of(cpu, "movaps xmm0, [rsp]", raw), StackFault)
 
 
 def test_alignment_is_that_of_the_linear_address() -> None:
