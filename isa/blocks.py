@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from isa.code_cache import MAX_TRANSLATED
 from isa.decode import Insn
 from isa.exits import VmExit
 from isa.faults import Fault
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from isa.code_cache import CodeContext
     from isa.cpu import Cpu
 
-HOT = 24                # arrivals before a run is translated: what translating costs is 100-200 executions
+HOT = 128               # arrivals before a run is translated: translating one costs about as many executions
 MAX_HEAT = 1 << 16      # heads counted at a time
+PATIENCE = 1 << 18      # instructions that a loop may run inside its block before it looks up again
 NEVER_HOT = -1          # the head of a run that cannot be translated
 
 # Values of `Cpu.attention`: bits
@@ -64,11 +66,13 @@ class BlockUnit(InterruptUnit):
                     if fresh:
                         if self._warm(code, ip):
                             continue
-                        if code.heat[ip] == NEVER_HOT:
+                        if code.heat.get(ip) == NEVER_HOT:
                             fresh = 2
                 elif cpu.retired + block.length <= until:
                     fresh = 2
-                    if not block.run(cpu, until):
+                    if not block.run(cpu, min(until, cpu.retired + PATIENCE)):
+                        if cpu.attention:       # set by a signal handler or another thread
+                            return
                         continue
                     ip = cpu.rip
                 if cpu.pending_flags is not None:
@@ -117,6 +121,10 @@ class BlockUnit(InterruptUnit):
                 return False
             if not self._still_decoded(code, block):
                 return False
+            if cpu.cache.translated >= MAX_TRANSLATED:
+                cpu.cache.drop_blocks()
+                heat[head] = self.hot
+            cpu.cache.translated += block.length
             for number in block.pages.values():
                 cpu.cache.pages[number].blocks[code.key, head] = block
         elif not self._still_mapped(code, block):
@@ -127,7 +135,7 @@ class BlockUnit(InterruptUnit):
     def _still_decoded(self, code: CodeContext, block: Block) -> bool:
         """Decoding the rest of a run neither filled the cache nor, by an accessed bit, wrote the run itself."""
         for ip in block.ips:
-            page = self.cache.pages.get(block.pages[ip >> 12])
+            page = cast("Cpu", self).cache.pages.get(block.pages[ip >> 12])
             if page is None or (code.key, ip) not in page.insns:
                 return False
         return True

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ContextKey = tuple[int, int, int, int, int]
 MAX_CONTEXTS = 256  # real-mode code with many CS bases: beyond this, start again
 MAX_INSNS = 1 << 20  # decoded instructions kept (about 1 GiB of host memory): beyond this, start again
+MAX_TRANSLATED = 1 << 19  # instructions in translated blocks (about 1 GiB): beyond this, start again
 
 
 class CodeContext(dict[int, Insn]):
@@ -85,12 +86,13 @@ class CodePage:
 class CodeCache:
     """All contexts and code pages of one CPU."""
 
-    __slots__ = ("contexts", "count", "pages")
+    __slots__ = ("contexts", "count", "pages", "translated")
 
     def __init__(self) -> None:
         self.contexts: dict[ContextKey, CodeContext] = {}
         self.pages: dict[int, CodePage] = {}
         self.count = 0  # entries in all pages
+        self.translated = 0  # instructions in all blocks made since the last `drop_blocks`
 
     def context(self, cpu: Cpu, key: ContextKey, base: int, limit: int) -> CodeContext:
         """The context for `key`, made on first use."""
@@ -122,6 +124,15 @@ class CodeCache:
         else:  # kept in the first level only: two translations decide
             self.count += self._page(second >> 12).add((host & 0xFFF) - 4096, context.key, insn)
 
+    def drop_blocks(self) -> None:
+        """Forget every translation; the decoded instructions stay."""
+        for page in self.pages.values():
+            page.blocks.clear()
+        for context in self.contexts.values():
+            context.blocks.clear()
+            context.heat.clear()
+        self.translated = 0
+
     def _page(self, number: int) -> CodePage:
         found = self.pages.get(number)
         if found is None:
@@ -140,6 +151,7 @@ class CodeCache:
                 for _, ip in gone:
                     for context in self.contexts.values():
                         context.pop(ip, None)
+                        context.heat.pop(ip, None)  # what could not be translated there is gone
                 if gone and page.blocks:
                     self._drop_blocks(page, gone)
                 if not page.starts:

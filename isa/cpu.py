@@ -27,6 +27,7 @@ from isa.decode import (
     disassemble,
     form_features,
     mnemonic_names,
+    needs_ymm_state,
     opcode_info,
     operand_size,
 )
@@ -47,11 +48,13 @@ from isa.faults import DebugException, Fault, GeneralProtection, InvalidOpcode, 
 from isa.memory import EXECUTE, PhysicalMemory
 from isa.mmu import ACCESS_FETCH
 from isa.operands import Location
-from isa.semantics import instruction_table
-from isa.semantics.registry import Definition
+from isa.semantics import definition_for, instruction_table
+from isa.semantics.registry import WIDE, Definition
+from isa.semantics.vector import on_halves
 from isa.state import (
     AC_BIT,
     CR0_PE,
+    CR4_OSXSAVE,
     EFER_LMA,
     M16,
     M32,
@@ -60,6 +63,8 @@ from isa.state import (
     NO_SHADOW,
     RFLAGS_FIXED,
     TYPE_EXPAND_DOWN,
+    XCR0_AVX,
+    XCR0_SSE,
 )
 
 DR6_SINGLE_STEP = 1 << 14
@@ -84,10 +89,11 @@ class Cpu(BlockUnit):
     """
 
     __slots__ = (
-        "_options", "_pending_debug", "acknowledge", "attention", "cache", "code", "cpuid", "features",
+        "_between_iterations", "_options", "_pending_debug", "acknowledge", "attention", "cache", "code",
+        "cpuid", "features",
         "host_interrupt", "injected", "interrupt_line", "kicked", "last_ip", "msr_intercepted", "nmi_pending",
         "on_cr8", "on_ferr", "random64", "read_cr8", "stop_at", "table", "trap_cancelled", "tsc",
-        "undelivered",
+        "undelivered", "ymm_enabled",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +124,7 @@ class Cpu(BlockUnit):
         self.pending_flags = None
         self.at_fault = (0, None)
         self._pending_debug = 0  # DR6 bits of a debug trap held back
+        self._between_iterations = False  # RF was set by an interrupted REP, not by the guest
         self.undelivered: Fault | int | None = None  # its delivery took an exit and goes on after it
         self.trap_cancelled = False
         self.attention = LOOK
@@ -148,8 +155,8 @@ class Cpu(BlockUnit):
         self.request_attention()
 
     def update_mode(self) -> None:
-        """Derive mode64, code_bits, stack_mask, protected, TLB and code context; call after a change of
-        CR0, CR4, EFER, RFLAGS.VM, RFLAGS.AC, CS, SS or CPL."""
+        """Derive mode64, code_bits, stack_mask, protected, ymm_enabled, TLB and code context; call after a
+        change of CR0, CR4, XCR0, EFER, RFLAGS.VM, RFLAGS.AC, CS, SS or CPL."""
         self.protected = bool(self.cr0 & CR0_PE) and not self.vm
         long_mode = bool(self.efer & EFER_LMA)
         self.mode64 = long_mode and bool(self.cs.l)
@@ -160,7 +167,9 @@ class Cpu(BlockUnit):
             self.stack_mask = M32 if self.ss.db else M16
         self.select_tlb()
         base, limit = (0, M64) if self.mode64 else (self.cs.base, self.cs.limit)
-        kind = long_mode << 2 | self.protected << 1 | self.vm
+        wide = XCR0_SSE | XCR0_AVX
+        self.ymm_enabled = bool(self.cr4 & CR4_OSXSAVE) and self.xcr0 & wide == wide
+        kind = self.ymm_enabled << 3 | long_mode << 2 | self.protected << 1 | self.vm
         key = (self.code_bits, self.cpl, base, limit, kind)
         self.code: CodeContext = self.cache.context(self, key, base, limit)
 
@@ -231,7 +240,8 @@ class Cpu(BlockUnit):
                     if self.retired != before:            # an event was delivered: look again
                         continue
                     if self.attention:
-                        self.stop_at = until
+                        # REP stops after an element if its exits made an event due
+                        self.stop_at = 0 if self.would_wake() or self.kicked else until
                         ip = self.rip
                         insn = self.code[ip]
                         self._step_carefully(insn)
@@ -262,6 +272,7 @@ class Cpu(BlockUnit):
                 return event.reason
             except Restart:
                 self.rip = ip
+                self._between_iterations = not self.rf
                 self.rf = 1  # pushed by an event between two iterations
                 self._forget_answers()
                 self.request_attention()
@@ -304,6 +315,7 @@ class Cpu(BlockUnit):
         """Deliver a fault; TripleFault if the CPU shuts down, or the exit its delivery took."""
         self.request_attention()
         self.shadow = NO_SHADOW
+        self._between_iterations = False
         try:
             chain = self.deliver_fault(fault)
         except VmExit as event:
@@ -365,7 +377,7 @@ class Cpu(BlockUnit):
         return self.acknowledge() if self.acknowledge is not None else None
 
     def _interrupt(self, vector: int) -> ExitReason | None:
-        self.halted = False
+        self.halted = self._between_iterations = False
         self.last_ip = self.rip
         try:
             chain = self.deliver_external(vector)
@@ -390,6 +402,7 @@ class Cpu(BlockUnit):
     def _step_carefully(self, insn: Insn) -> None:
         """One instruction with breakpoints, single step, shadows, RF and answers looked after."""
         single_step, shadow, resume = self.tf, self.shadow, self.rf
+        from_rep, self._between_iterations = self._between_iterations, False
         if self.dr7 & 0xFF and not resume and not self.answers:
             hits = self._code_breakpoints()
             if hits:
@@ -403,7 +416,8 @@ class Cpu(BlockUnit):
         try:
             insn.function(self, *insn.operands)
         except VmExit:
-            self.shadow, self.rf = shadow, resume
+            # RF that only stands for "between two iterations" is not for the VM to see
+            self.shadow, self.rf = shadow, 0 if from_rep else resume
             raise
         except Restart as event:
             restarted = event
@@ -499,13 +513,13 @@ class Cpu(BlockUnit):
     def definition_of(self, insn: Insn) -> Definition | None:
         """The definition behind a decoded instruction."""
         info = opcode_info(insn.code)
-        return self.table.get(code_names()[insn.code]) or self.table.get(mnemonic_names()[info.mnemonic])
+        return definition_for(code_names()[insn.code], mnemonic_names()[info.mnemonic])
 
     def _bind(self, instruction: Any, raw: bytes, ip: int) -> Insn:
         """Choose the function: iced's tables say where and at which CPL a form is legal."""
         code = instruction.code
         name, mnemonic = code_names()[code], mnemonic_names()[instruction.mnemonic]
-        definition = self.table.get(name) or self.table.get(mnemonic)
+        definition = definition_for(name, mnemonic)
         info = opcode_info(code)
         next_ip = ip + len(raw) & (M64 if self.mode64 else M32)
         operands: tuple[Any, ...] = ()
@@ -522,9 +536,15 @@ class Cpu(BlockUnit):
             function = _invalid(f"{mnemonic} is not recognized in {self.mode_name()} mode")
         elif not (definition.own_privilege or (info.cpl0, info.cpl1, info.cpl2, info.cpl3)[self.cpl]):
             function = _privileged(f"{mnemonic} at CPL {self.cpl}")
+        elif needs_ymm_state(code) and not self.ymm_enabled:
+            function = _invalid(f"{mnemonic} needs CR4.OSXSAVE = 1 and XCR0[2:1] = 11b")
         else:
             function = definition.function
-            operands = bind_operands(self, instruction)
+            operands = bind_operands(self, instruction, definition.arity)
+            if info.l == 1 and definition.part != WIDE:
+                function = on_halves(function, definition.part)
+            if definition.named:
+                operands = (mnemonic, *operands)
             if definition.sized:
                 operands = (operand_size(code), *operands)
             if definition.located:

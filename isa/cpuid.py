@@ -1,6 +1,6 @@
 """CPUID: what this CPU offers, and the table that says which bit tells it. It changes no register.
 
-Sources: SDM Vol. 2, "CPUID - CPU Identification". Features carry iced-x86's names, because the decoder tells
+Sources: SDM Vol. 2, "CPUID - CPU Identification"; x86-64 psABI, "Micro-Architecture Levels". Features carry iced-x86's names, because the decoder tells
 by these names which feature an instruction needs: what is not offered here is #UD there.
 """
 
@@ -10,13 +10,15 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from isa.state import CR4_OSXSAVE
+from isa.state import CR4_OSXSAVE, XCR0_AVX, XCR0_SSE, XCR0_X87
 
 if TYPE_CHECKING:
     from isa.cpu import Cpu
 
 Leaf = tuple[int, int, int, int]
 EAX, EBX, ECX, EDX = range(4)
+# Bytes of an XSAVE area: legacy region and header, then YMM0-15[255:128]
+AREA_WITHOUT_AVX, AREA_WITH_AVX = 576, 832
 
 # Feature -> (leaf, subleaf, register, bit)
 FEATURE_BITS: dict[str, tuple[int, int, int, int]] = {
@@ -70,10 +72,15 @@ FEATURE_BITS: dict[str, tuple[int, int, int, int]] = {
     "SMAP": (7, 0, EBX, 20),
     "CLFLUSHOPT": (7, 0, EBX, 23),
     "CLWB": (7, 0, EBX, 24),
+    "AVX512F": (7, 0, EBX, 16),
     "SHA": (7, 0, EBX, 29),
     "UMIP": (7, 0, ECX, 2),
+    "VAES": (7, 0, ECX, 9),
+    "VPCLMULQDQ": (7, 0, ECX, 10),
     "RDPID": (7, 0, ECX, 22),
     "FSRM": (7, 0, EDX, 4),
+    "XSAVEOPT": (0xD, 1, EAX, 0),
+    "XSAVEC": (0xD, 1, EAX, 1),
     "LAHF_SAHF_64": (0x8000_0001, 0, ECX, 0),
     "LZCNT": (0x8000_0001, 0, ECX, 5),
     "PREFETCHW": (0x8000_0001, 0, ECX, 8),
@@ -102,17 +109,26 @@ OPTIONAL_FEATURES = (
     "POPCNT", "LZCNT", "BMI1", "BMI2", "ADX", "FSGSBASE", "SMEP", "SMAP", "UMIP", "RDSEED", "RDTSCP",
     "RDPID", "PDPE1GB", "CLFLUSHOPT", "CLWB", "PREFETCHW", "MONITOR", "FSRM",
     "SSE3", "SSSE3", "SSE4_1", "SSE4_2", "AES", "PCLMULQDQ", "SHA",
+    "XSAVE", "XSAVEOPT", "XSAVEC", "AVX", "AVX2", "FMA", "F16C", "VAES", "VPCLMULQDQ",
 )  # fmt: skip
+
+_V2 = ("CMPXCHG16B", "LAHF_SAHF_64", "POPCNT", "SSE3", "SSSE3", "SSE4_1", "SSE4_2")
+_V3 = ("AVX", "AVX2", "BMI1", "BMI2", "F16C", "FMA", "LZCNT", "MOVBE", "XSAVE")
+# Microarchitecture levels of the x86-64 psABI -> what they add to the default features
+LEVELS: dict[str, tuple[str, ...]] = {"v1": (), "v2": _V2, "v3": (*_V2, *_V3)}
 
 _SPELLINGS = {"CX16": "CMPXCHG16B", "LM": "X64", "LAHF": "LAHF_SAHF_64", "ABM": "LZCNT", "SEP": "SEP",
               "SSE4.1": "SSE4_1", "SSE4.2": "SSE4_2", "CLFLUSH": "CLFSH", "PDPE1G": "PDPE1GB",
-              "TSC-DEADLINE": "TSC_DEADLINE", "3DNOWPREFETCH": "PREFETCHW", "PSE-36": "PSE36",
+              "3DNOWPREFETCH": "PREFETCHW", "PSE_36": "PSE36",
               "PNI": "SSE3", "SHA_NI": "SHA"}  # fmt: skip
 
 # Features that make no sense without another one
 _NEEDS = {
     "SSE": ("FXSR",), "SSE2": ("SSE",), "SSE3": ("SSE2",), "SSSE3": ("SSE3",),
     "SSE4_1": ("SSSE3",), "SSE4_2": ("SSE4_1",), "AES": ("SSE2",), "PCLMULQDQ": ("SSE2",), "SHA": ("SSE2",),
+    "XSAVE": ("FXSR",), "XSAVEOPT": ("XSAVE",), "XSAVEC": ("XSAVE",), "AVX": ("XSAVE", "SSE2"),
+    "AVX2": ("AVX",), "FMA": ("AVX",), "F16C": ("AVX",), "VAES": ("AVX", "AES"),
+    "VPCLMULQDQ": ("AVX", "PCLMULQDQ"),
     "X2APIC": ("APIC",), "TSC_DEADLINE": ("APIC", "TSC"),
     "INVPCID": ("PCID",), "RDPID": ("RDTSCP",), "X64": ("PAE", "MSR"), "SYSCALL": ("MSR",),
 }  # fmt: skip
@@ -123,13 +139,16 @@ class UnknownFeature(ValueError):
 
 
 def feature_set(changes: Iterable[str] = ()) -> frozenset[str]:
-    """The default features with `changes` applied: "+popcnt", "-rdrand", or just "popcnt".
+    """The default features with `changes` applied: "+popcnt", "-rdrand", just "popcnt", or a level, "v3".
 
     Raises UnknownFeature for a name that is unknown, not implemented, or needs a feature that is off.
     """
     features = set(DEFAULT_FEATURES)
     known = (*DEFAULT_FEATURES, *OPTIONAL_FEATURES)
     for change in changes:
+        if change in LEVELS:
+            features.update(LEVELS[change])
+            continue
         name = change.lstrip("+-").upper().replace("-", "_")
         name = _SPELLINGS.get(name, name)
         if name not in known:
@@ -205,6 +224,8 @@ class CpuId:
                 return _cache(subleaf)
             case 7 if subleaf == 0:
                 return 0, self._bits(7, 0, EBX), self._bits(7, 0, ECX), self._bits(7, 0, EDX)
+            case 0xD:
+                return self._extended_state(cpu, subleaf)
             case 0xB if "X2APIC" in self._features:
                 level = {0: (0, 1, 1 << 8), 1: (0, 1, 2 << 8 | 1)}.get(subleaf, (0, 0, subleaf & 0xFF))
                 return level[0], level[1], level[2], self.apic_id
@@ -214,6 +235,21 @@ class CpuId:
             case 0x16:
                 mhz = self.tsc_hz // 1_000_000
                 return mhz, mhz, 100, 0
+        return 0, 0, 0, 0
+
+    def _extended_state(self, cpu: Cpu, subleaf: int) -> Leaf:
+        """What XSAVE manages: components, sizes of its area, where AVX state lies in it."""
+        if "XSAVE" not in self._features:
+            return 0, 0, 0, 0
+        avx = XCR0_AVX if "AVX" in self._features else 0
+        enabled = AREA_WITH_AVX if cpu.xcr0 & XCR0_AVX else AREA_WITHOUT_AVX
+        match subleaf:
+            case 0:
+                return XCR0_X87 | XCR0_SSE | avx, enabled, AREA_WITH_AVX if avx else AREA_WITHOUT_AVX, 0
+            case 1:
+                return self._bits(0xD, 1, EAX), enabled if "XSAVEC" in self._features else 0, 0, 0
+            case 2 if avx:
+                return AREA_WITH_AVX - AREA_WITHOUT_AVX, AREA_WITHOUT_AVX, 0, 0
         return 0, 0, 0, 0
 
     def _extended(self, leaf: int) -> Leaf:

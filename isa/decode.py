@@ -38,9 +38,11 @@ from isa.operands import (
     SegmentedMemory,
     SegmentOperand,
     UnreachableTarget,
+    VectorIndexedMemory,
     Width,
     effective_address,
     register_classes,
+    vex_class,
 )
 from isa.state import GPR_NAMES, M64
 
@@ -102,10 +104,28 @@ _SSE_FEATURES = frozenset(
 )
 
 
+# VEX instructions whose memory operand must be aligned to its size
+_ALIGNED_VEX = frozenset(
+    ("VMOVAPS", "VMOVAPD", "VMOVDQA", "VMOVNTPS", "VMOVNTPD", "VMOVNTDQ", "VMOVNTDQA")
+)  # fmt: skip
+_NEEDS_YMM_STATE = frozenset(("AVX", "AVX2", "F16C", "FMA", "VAES", "VPCLMULQDQ"))
+
+
+@cache
+def needs_ymm_state(code: int) -> bool:
+    """True for a VEX form with vector registers: #UD unless XCR0 enables them (BMI forms work without)."""
+    return (
+        opcode_info(code).encoding == EncodingKind.VEX
+        and not _NEEDS_YMM_STATE.isdisjoint(form_features(code))
+    )  # fmt: skip
+
+
 @cache
 def requires_alignment(code: int) -> bool:
-    """True for a legacy SSE form: its memory operand, if it has 128 bits, must be aligned to 16 bytes."""
+    """True if a memory operand of 16 or 32 bytes must be aligned to its size: in most legacy SSE forms."""
     info = opcode_info(code)
+    if info.encoding == EncodingKind.VEX:
+        return mnemonic_names()[info.mnemonic] in _ALIGNED_VEX
     return (
         info.encoding == EncodingKind.LEGACY
         and not _SSE_FEATURES.isdisjoint(form_features(code))
@@ -270,18 +290,24 @@ def load_hint(instruction: Instruction) -> tuple[int, int, bool] | None:
 def _address_bits(instruction: Instruction, code_bits: int) -> int:
     """Address size: from the registers used, else from the displacement, which iced widens to it."""
     for register in (instruction.memory_base, instruction.memory_index):
-        if register not in (Register.NONE, Register.AL):
+        if register not in (Register.NONE, Register.AL) and not RegisterExt.is_vector_register(register):
             return int(RegisterExt.size(register)) * 8
     return int(instruction.memory_displ_size) * 8 or code_bits
 
 
-def bind_operands(cpu: Cpu, instruction: Instruction) -> tuple[Any, ...]:
-    """The operand objects of one instruction, bound to the CPU."""
+def bind_operands(cpu: Cpu, instruction: Instruction, arity: int) -> tuple[Any, ...]:
+    """The operand objects of one instruction, bound to the CPU. Where a VEX form has one operand more than
+    its definition, whose number is `arity`, the first stands for destination and first source."""
     operands = []
+    vex = instruction.encoding == EncodingKind.VEX
     for n in range(instruction.op_count):
         kind = instruction.op_kind(n)
         if kind == OpKind.REGISTER:
-            operands.append(_register_operand(cpu, instruction.op_register(n)))
+            register = instruction.op_register(n)
+            if vex and RegisterExt.is_vector_register(register):
+                operands.append(_vex_operand(cpu, register, register))
+            else:
+                operands.append(_register_operand(cpu, register))
         elif kind in _IMMEDIATE_BITS:
             operands.append(Immediate(instruction.immediate(n), _IMMEDIATE_BITS[kind]))
         elif kind in _BRANCH_BITS:
@@ -292,7 +318,15 @@ def bind_operands(cpu: Cpu, instruction: Instruction) -> tuple[Any, ...]:
             operands.append(FarPointer(instruction.far_branch_selector, instruction.far_branch32, 32))
         else:
             operands.append(_memory_operand(cpu, instruction, kind))
+    if vex and len(operands) == arity + 1:
+        operands[:2] = (_vex_operand(cpu, instruction.op_register(0), instruction.op_register(1)),)
     return tuple(operands)
+
+
+def _vex_operand(cpu: Cpu, register: Any, source: Any) -> Any:
+    """Vector register `register` of a VEX form, which reads as `source`."""
+    number, bits = RegisterExt.number(register), int(RegisterExt.size(register)) * 8
+    return vex_class(number, RegisterExt.number(source), bits)(cpu)
 
 
 def _branch_operand(cpu: Cpu, target: int, bits: int) -> Immediate | UnreachableTarget:
@@ -322,17 +356,21 @@ def _memory_operand(cpu: Cpu, instruction: Instruction, kind: Any) -> Any:
         segment = _segment(cpu, instruction.memory_segment) if overridable else cpu.es
     else:
         base = _full_register(instruction.memory_base)
+        index = "" if instruction.is_vsib else _full_register(instruction.memory_index)
         address_bits = _address_bits(instruction, cpu.code_bits)
-        effective = effective_address(
-            base, _full_register(instruction.memory_index), instruction.memory_index_scale, address_bits
-        )
+        effective = effective_address(base, index, instruction.memory_index_scale, address_bits)
         displacement = instruction.memory_displacement
-        segment = _segment(cpu, instruction.memory_segment)
+        segment = _segment(cpu, instruction.memory_segment, base)
     bits = _memory_bits(instruction.memory_size)
     made: Any
     flat = cpu.mode64 and segment is not cpu.fs and segment is not cpu.gs
-    if bits == 128 and requires_alignment(instruction.code):
-        made = AlignedFlatMemory if flat else AlignedMemory
+    if instruction.is_vsib:
+        gather = VectorIndexedMemory(cpu, segment, effective, displacement, address_bits, bits, None)
+        indices = _vex_operand(cpu, instruction.memory_index, instruction.memory_index)
+        gather.index_by(indices, 64 if instruction.is_vsib64 else 32, instruction.memory_index_scale)
+        return gather
+    if bits in (128, 256) and requires_alignment(instruction.code):
+        made = AlignedFlatMemory if flat and bits == 128 else AlignedMemory
     elif bits == 128 and flat:
         made = FlatMemory128
     elif not cpu.mode64:
@@ -346,8 +384,13 @@ def _memory_operand(cpu: Cpu, instruction: Instruction, kind: Any) -> Any:
     return made(cpu, segment, effective, displacement, address_bits, bits, load_hint(instruction))
 
 
-def _segment(cpu: Cpu, register: int) -> Any:
-    return cpu.segments[("ES", "CS", "SS", "DS", "FS", "GS").index(register_names()[register])]
+def _segment(cpu: Cpu, register: int, base: str = "") -> Any:
+    """The segment of an address. 64-bit mode ignores overrides other than FS and GS: there `base` decides
+    whether a non-canonical address is #SS (seen on hardware, with and without prefixes)."""
+    number = ("ES", "CS", "SS", "DS", "FS", "GS").index(register_names()[register])
+    if cpu.mode64 and number < 4:
+        return cpu.ss if base in ("rsp", "rbp") else cpu.ds
+    return cpu.segments[number]
 
 
 def operand_size(code: int) -> Width:

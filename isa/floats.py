@@ -323,6 +323,50 @@ class Binary:
         result, raised = self.rounded(0, root << 1 | (root * root != x), (ex - more) // 2 - 1, control)
         return result, raised | self._denormals(a, a)
 
+    def fma(self, a: int, b: int, c: int, control: int) -> Result:
+        """a * b + c, rounded once"""
+        if self.is_nan(a) or self.is_nan(b) or self.is_nan(c):
+            return self._fused_nan(a, b, c, control)
+        a, b, c = self.flushed(a, control), self.flushed(b, control), self.flushed(c, control)
+        negative = (a ^ b) >> self.bits - 1
+        infinity = self.infinity
+        if a & self.exponent == infinity or b & self.exponent == infinity:
+            product = negative << self.bits - 1 | infinity
+            if not a & self.magnitude or not b & self.magnitude or c == product ^ self.sign:
+                return self.indefinite, INVALID
+            return product, self._denormals(a, b) | self._denormals(c, c)
+        flags = self._denormals(a, b) | self._denormals(c, c)
+        if c & self.exponent == infinity:
+            return c, flags
+        x, ex = self.parts(a)
+        y, ey = self.parts(b)
+        z, ez = self.parts(c)
+        product, ep = x * y, ex + ey
+        if not product and not z:
+            if negative == c >> self.bits - 1:
+                return c, flags
+            return self.sign if control >> ROUND_SHIFT & 3 == DOWN else 0, flags
+        if product and z:
+            # Bits far below the other term only have to say that they are there
+            gap = 3 * self.precision + 4
+            if ep + product.bit_length() < ez - gap:
+                product, ep = 1, ez - gap
+            elif ez + z.bit_length() < ep - gap:
+                z, ez = 1, ep - gap
+        low = min(ep, ez) if product and z else ep if product else ez
+        total = (-product if negative else product) << max(ep - low, 0)
+        total += (-z if c & self.sign else z) << max(ez - low, 0)
+        if not total:
+            return self.sign if control >> ROUND_SHIFT & 3 == DOWN else 0, flags
+        result, raised = self.rounded(int(total < 0), abs(total), low, control)
+        return result, flags | raised
+
+    def _fused_nan(self, a: int, b: int, c: int, control: int) -> Result:
+        """The first NaN of a * b + c, quieted; infinity times zero beside a quiet NaN is no exception."""
+        nan = a if self.is_nan(a) else b if self.is_nan(b) else c
+        signalling = self.is_signalling(a) or self.is_signalling(b) or self.is_signalling(c)
+        return nan | self.quiet, INVALID if signalling else 0
+
     # ---- comparison ----------------------------------------------------------------------------------------
 
     def compare(self, a: int, b: int, control: int, quiet: bool) -> tuple[int, int]:
@@ -432,5 +476,6 @@ def shifted(significand: int, drop: int, negative: int, mode: int) -> tuple[int,
     return whole, True
 
 
+BINARY16 = Binary(16, 10, "<e", "<H")
 BINARY32 = Binary(32, 23, "<f", "<I")
 BINARY64 = Binary(64, 52, "<d", "<Q")

@@ -48,11 +48,12 @@ MEMORY_TYPES = (0, 1, 4, 5, 6)  # UC WC WT WP WB; PAT also knows 7, UC-
 
 
 class Register(NamedTuple):
-    """How one MSR is read and written. `write` is None for a read-only one."""
+    """How one MSR is read and written. `write` is None for a read-only one; it is there with any of the
+    features that `needs` lists."""
 
     read: Callable[[Cpu], int]
     write: Callable[[Cpu, int], None] | None
-    feature: str = ""
+    needs: tuple[str, ...] = ()
 
 
 def is_canonical(address: int) -> bool:
@@ -60,18 +61,26 @@ def is_canonical(address: int) -> bool:
     return address + 0x8000_0000_0000 & M64 < 1 << 48
 
 
+def own_register(cpu: Cpu, index: int) -> Register | None:
+    """The MSR if the CPU itself answers for it: no device is registered over it, its feature is there."""
+    register = None if cpu.msr_intercepted(index) else MSRS.get(index)
+    if register is None or (register.needs and cpu.features.isdisjoint(register.needs)):
+        return None
+    return register
+
+
 def read_msr(cpu: Cpu, index: int) -> int:
     """RDMSR: the value, from the CPU or from whoever answers the exit. GeneralProtection if nobody has it."""
-    register = None if cpu.msr_intercepted(index) else MSRS.get(index)
-    if register is None or (register.feature and register.feature not in cpu.features):
+    register = own_register(cpu, index)
+    if register is None:
         return cpu.outside(SysRegRead, index, 0) & M64
     return register.read(cpu)
 
 
 def write_msr(cpu: Cpu, index: int, value: int) -> None:
     """WRMSR; GeneralProtection for a reserved bit, a non-canonical address or a read-only register."""
-    register = None if cpu.msr_intercepted(index) else MSRS.get(index)
-    if register is None or (register.feature and register.feature not in cpu.features):
+    register = own_register(cpu, index)
+    if register is None:
         cpu.outside(SysRegWrite, index, value)
     elif register.write is None:
         raise GeneralProtection(0, f"MSR {index:#x} is read-only")
@@ -98,7 +107,9 @@ def _stored(index: int, reset: int = 0, writable: int = M64, *, canonical: bool 
 
 
 def _write_efer(cpu: Cpu, value: int) -> None:
-    allowed = EFER_LME | EFER_LMA
+    allowed = EFER_LMA
+    if "X64" in cpu.features:
+        allowed |= EFER_LME
     if "SYSCALL" in cpu.features:
         allowed |= EFER_SCE
     if "NX" in cpu.features:
@@ -122,7 +133,7 @@ def _segment_base(name: str) -> Register:
             raise GeneralProtection(0, f"{name.upper()} base {value:#x} is not canonical")
         getattr(cpu, name).base = value
 
-    return Register(read, write, "X64")
+    return Register(read, write, ("X64",))
 
 
 def _write_tsc(cpu: Cpu, value: int) -> None:
@@ -142,7 +153,7 @@ def _mtrr_base(index: int) -> Register:
             raise GeneralProtection(0, f"MTRR {index:#x}: {value:#x} has a reserved bit or memory type")
         cpu.msr[index] = value
 
-    return Register(lambda cpu: cpu.msr.get(index, 0), write, "MTRR")
+    return Register(lambda cpu: cpu.msr.get(index, 0), write, ("MTRR",))
 
 
 def _mtrr_mask(index: int) -> Register:
@@ -151,7 +162,7 @@ def _mtrr_mask(index: int) -> Register:
             raise GeneralProtection(0, f"MTRR {index:#x}: reserved bits in {value:#x}")
         cpu.msr[index] = value
 
-    return Register(lambda cpu: cpu.msr.get(index, 0), write, "MTRR")
+    return Register(lambda cpu: cpu.msr.get(index, 0), write, ("MTRR",))
 
 
 def _mtrr_fixed(index: int) -> Register:
@@ -160,7 +171,7 @@ def _mtrr_fixed(index: int) -> Register:
             raise GeneralProtection(0, f"MTRR {index:#x}: reserved memory type in {value:#x}")
         cpu.msr[index] = value
 
-    return Register(lambda cpu: cpu.msr.get(index, 0), write, "MTRR")
+    return Register(lambda cpu: cpu.msr.get(index, 0), write, ("MTRR",))
 
 
 def _write_mtrr_def_type(cpu: Cpu, value: int) -> None:
@@ -174,7 +185,7 @@ def _ignore(cpu: Cpu, value: int) -> None:
 
 
 MSRS: dict[int, Register] = {
-    IA32_TSC: Register(tsc, _write_tsc, "TSC"),
+    IA32_TSC: Register(tsc, _write_tsc, ("TSC",)),
     IA32_TSC_ADJUST: _stored(IA32_TSC_ADJUST),
     IA32_FEATURE_CONTROL: Register(lambda cpu: 1, _ignore),  # locked, VMX off
     IA32_BIOS_SIGN_ID: Register(lambda cpu: 0, _ignore),  # no microcode update is loaded
@@ -183,21 +194,21 @@ MSRS: dict[int, Register] = {
     IA32_SYSENTER_ESP: _stored(IA32_SYSENTER_ESP, canonical=True),
     IA32_SYSENTER_EIP: _stored(IA32_SYSENTER_EIP, canonical=True),
     IA32_MISC_ENABLE: _stored(IA32_MISC_ENABLE, MISC_ENABLE_RESET),
-    IA32_PAT: Register(lambda cpu: cpu.msr.get(IA32_PAT, PAT_RESET), _write_pat, "PAT"),
-    IA32_MTRRCAP: Register(lambda cpu: MTRR_VARIABLE_COUNT | 1 << 8 | 1 << 10, None, "MTRR"),
+    IA32_PAT: Register(lambda cpu: cpu.msr.get(IA32_PAT, PAT_RESET), _write_pat, ("PAT",)),
+    IA32_MTRRCAP: Register(lambda cpu: MTRR_VARIABLE_COUNT | 1 << 8 | 1 << 10, None, ("MTRR",)),
     IA32_MTRR_DEF_TYPE: Register(
-        lambda cpu: cpu.msr.get(IA32_MTRR_DEF_TYPE, 0), _write_mtrr_def_type, "MTRR"
+        lambda cpu: cpu.msr.get(IA32_MTRR_DEF_TYPE, 0), _write_mtrr_def_type, ("MTRR",)
     ),
     **{0x200 + 2 * n: _mtrr_base(0x200 + 2 * n) for n in range(MTRR_VARIABLE_COUNT)},
     **{0x201 + 2 * n: _mtrr_mask(0x201 + 2 * n) for n in range(MTRR_VARIABLE_COUNT)},
     **{index: _mtrr_fixed(index) for index in MTRR_FIXED},
-    IA32_EFER: Register(lambda cpu: cpu.efer, _write_efer, "X64"),
-    IA32_STAR: _stored(IA32_STAR)._replace(feature="SYSCALL"),
-    IA32_LSTAR: _stored(IA32_LSTAR, canonical=True)._replace(feature="SYSCALL"),
-    IA32_CSTAR: _stored(IA32_CSTAR, canonical=True)._replace(feature="SYSCALL"),
-    IA32_FMASK: _stored(IA32_FMASK, writable=M32)._replace(feature="SYSCALL"),
+    IA32_EFER: Register(lambda cpu: cpu.efer, _write_efer, ("X64", "NX", "SYSCALL")),
+    IA32_STAR: _stored(IA32_STAR)._replace(needs=("SYSCALL",)),
+    IA32_LSTAR: _stored(IA32_LSTAR, canonical=True)._replace(needs=("SYSCALL",)),
+    IA32_CSTAR: _stored(IA32_CSTAR, canonical=True)._replace(needs=("SYSCALL",)),
+    IA32_FMASK: _stored(IA32_FMASK, writable=M32)._replace(needs=("SYSCALL",)),
     IA32_FS_BASE: _segment_base("fs"),
     IA32_GS_BASE: _segment_base("gs"),
-    IA32_KERNEL_GS_BASE: _stored(IA32_KERNEL_GS_BASE, canonical=True)._replace(feature="X64"),
-    IA32_TSC_AUX: _stored(IA32_TSC_AUX, writable=M32)._replace(feature="RDTSCP"),
+    IA32_KERNEL_GS_BASE: _stored(IA32_KERNEL_GS_BASE, canonical=True)._replace(needs=("X64",)),
+    IA32_TSC_AUX: _stored(IA32_TSC_AUX, writable=M32)._replace(needs=("RDTSCP",)),
 }

@@ -173,6 +173,23 @@ def vector_class(number: int, bits: int) -> type[Any]:
 
 
 @cache
+def vex_class(number: int, source: int, bits: int) -> type[Any]:
+    """A vector register of a VEX form: reads register `source`, writes `number` and zeroes what is above.
+
+    The two differ where the destination and the first source of a form are different operands.
+    """
+    title = f"{'XMM' if bits == 128 else 'YMM'}{number}_VEX_{source}"
+    low, high = f"self.cpu.xmm{number}", f"self.cpu.ymmh{number}"
+    if bits == 128:
+        read, write = f"self.cpu.xmm{source}", f"{low} = value; {high} = 0"
+        return _register_class(title, f"xmm{number}", bits, read, write)
+    return _register_class(
+        title, f"ymm{number}", bits, f"self.cpu.xmm{source} | self.cpu.ymmh{source} << 128",
+        f"{low} = value & {(1 << 128) - 1:#x}; {high} = value >> 128",
+    )  # fmt: skip
+
+
+@cache
 def register_classes() -> dict[str, type[Any]]:
     """iced register name -> operand class, for every general and vector register."""
     made: dict[str, type[Any]] = {}
@@ -370,9 +387,9 @@ _store_quadwords = _QUADWORDS.pack_into
 LAST_START_128 = 4096 - 16
 
 
-def misaligned(linear: int) -> GeneralProtection:
-    """#GP(0) of an SSE operand that is not aligned to its size."""
-    return GeneralProtection(0, f"16-byte SSE operand at {linear:#x} is not aligned to 16 bytes")
+def misaligned(linear: int, size: int = 16) -> GeneralProtection:
+    """#GP(0) of an SSE or AVX operand that is not aligned to its size."""
+    return GeneralProtection(0, f"{size}-byte vector operand at {linear:#x} is not aligned to {size} bytes")
 
 
 class FlatMemory128(MemoryOperand):
@@ -436,25 +453,46 @@ class AlignedFlatMemory(MemoryOperand):
 
 
 class AlignedMemory(MemoryOperand):
-    """16 aligned bytes through any segment: limit and type are checked first, then the alignment."""
+    """16 or 32 aligned bytes through any segment: limit and type are checked first, then the alignment."""
 
     __slots__ = ()
 
     @property
     def value(self) -> int:
         cpu = self.cpu
-        linear = cpu.linear_address(self.segment, self.offset, 16, False)
-        if linear & 15:
-            raise misaligned(linear)
-        return cpu.load_stack(linear, 16) if self.segment is cpu.ss else cpu.load(linear, 16)
+        linear = cpu.linear_address(self.segment, self.offset, self.bytes, False)
+        if linear & self.bytes - 1:
+            raise misaligned(linear, self.bytes)
+        return cpu.load_stack(linear, self.bytes) if self.segment is cpu.ss else cpu.load(linear, self.bytes)
 
     @value.setter
     def value(self, value: int) -> None:
         cpu = self.cpu
-        linear = cpu.linear_address(self.segment, self.offset, 16, True)
-        if linear & 15:
-            raise misaligned(linear)
+        linear = cpu.linear_address(self.segment, self.offset, self.bytes, True)
+        if linear & self.bytes - 1:
+            raise misaligned(linear, self.bytes)
         if self.segment is cpu.ss:
-            cpu.store_stack(linear, 16, value)
+            cpu.store_stack(linear, self.bytes, value)
         else:
-            cpu.store(linear, 16, value)
+            cpu.store(linear, self.bytes, value)
+
+
+class VectorIndexedMemory(MemoryOperand):
+    """VSIB: base + displacement in `offset`, and an index for each element, whose width `bits` is."""
+
+    __slots__ = ("index", "index_bits", "scale")
+
+    def index_by(self, index: Operand, index_bits: int, scale: int) -> None:
+        """Set the register that holds the indices, their width and the scale."""
+        self.index = index
+        self.index_bits = index_bits
+        self.scale = scale
+
+    def offsets(self) -> list[int]:
+        """The effective address of every element, as many as the index register has indices."""
+        base, indices, top = self.offset, self.index.value, 1 << self.index_bits - 1
+        mask = self.address_mask
+        return [
+            base + (((indices >> at & 2 * top - 1) ^ top) - top) * self.scale & mask
+            for at in range(0, self.index.bits, self.index_bits)
+        ]

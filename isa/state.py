@@ -42,6 +42,10 @@ CR4_PCIDE = 1 << 17
 CR4_OSXSAVE = 1 << 18
 CR4_SMEP = 1 << 20
 CR4_SMAP = 1 << 21
+# XCR0: the states that XSAVE manages and the OS has enabled
+XCR0_X87 = 1 << 0
+XCR0_SSE = 1 << 1
+XCR0_AVX = 1 << 2
 # IA32_EFER
 EFER_SCE = 1 << 0
 EFER_LME = 1 << 8
@@ -196,6 +200,7 @@ class CpuState:
     r14: int
     r15: int
     xmm0: int
+    ymmh0: int
 
     def __init__(self) -> None:
         self.es, self.cs, self.ss, self.ds, self.fs, self.gs = (Segment(name) for name in SEGMENT_NAMES)
@@ -213,7 +218,7 @@ class CpuState:
         """State after RESET (SDM Vol. 3, "Processor State After Reset")."""
         for name in (*GPR_NAMES, *XMM_NAMES, *YMM_HIGH_NAMES):
             setattr(self, name, 0)
-        self.rdx = 0x0006_0F01  # family 6, model 15, stepping 1
+        self.rdx = 0x06F1  # family 6, model 15, stepping 1: CPUID.1:EAX (SDM: "000n06xxH")
         self.rip = 0xFFF0
         self.set_rflags_raw(RFLAGS_FIXED)
         for segment in self.segments:

@@ -2,9 +2,10 @@
 
 A result is the true value with an error of about 2**-120 of it, rounded once: better than the one unit in the
 last place that the manual promises. Every result but a trivial one is reported as inexact. Numbers, control
-words, flags and results are those of `extended`; precision control has no effect here. Source: SDM Vol. 1, "Transcendental Instructions", "Transcendental Instruction
-Accuracy" and "Approximation of Pi"; Vol. 2 for the special operands of each. A positive real number inside
-is a pair (significand, exponent), or fixed-point with FRACTION bits.
+words, flags and results are those of `extended`; precision control has no effect here. Inside, a positive
+real number is a pair (significand, exponent), or fixed-point with FRACTION bits. Sources: SDM Vol. 1,
+"Transcendental Instructions", "Transcendental Instruction Accuracy" and "Approximation of Pi"; Vol. 2 for the
+special operands of each.
 """
 
 from __future__ import annotations

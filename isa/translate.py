@@ -16,13 +16,12 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
-import linecache
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from isa import operands as operand_types
@@ -1015,7 +1014,7 @@ def without_dead(
         body = [body[n] for n in kept]
 
 
-@cache
+@lru_cache(maxsize=1 << 14)     # the guest's immediates are part of the text
 def compile_recipe(source: str) -> Callable[..., None]:
     """A flag recipe's function; blocks with the same formulas share it."""
     namespace: dict[str, Any] = {"PARITY": PARITY}
@@ -1115,18 +1114,34 @@ def _jump_can_move(statements: list[Statement]) -> bool:
                    for s in statements[at + 1 :])  # fmt: skip
 
 
+class SourceLoader:
+    """Shows the lines of a block in tracebacks (linecache asks for it only then)."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def get_source(self, module: str) -> str:
+        """PEP 302."""
+        return self.source
+
+
 def translate(
-    fetch: Callable[[int], Insn], definition_of: Callable[[Insn], Definition | None], head: int, cpl: int
-) -> Block | None:
-    """A block starting at `head`, or None if its first instructions have to stay with the step engine."""
+    fetch: Callable[[int], Insn], definition_of: Callable[[Insn], Definition | None], head: int, cpl: int,
+    shortest: int = 2,
+) -> Block | None:  # fmt: skip
+    """A block starting at `head`, or None if its first instructions have to stay with the step engine.
+
+    Runs of fewer than `shortest` instructions are not worth a call unless they jump.
+    """
     steps, loops, end = build_trace(fetch, definition_of, head, cpl)
-    if not steps or (len(steps) == 1 and not loops and not steps[0].jump[1]):
+    if not steps or (len(steps) < shortest and not loops and not steps[0].jump[1]):
         return None
     source, names = Emitter(steps, loops, end).emit()
-    filename = f"<block {head:#x}>"
-    namespace = dict(names)
+    filename = f"block {head:#x}"
+    namespace = {**names, "__name__": filename, "__loader__": SourceLoader(source)}
     exec(compile(source, filename, "exec"), namespace)
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     ips = frozenset(step.insn.ip for step in steps)
     pages = {step.insn.ip >> 12: step.insn.page for step in steps}
     return Block(head, len(steps), namespace["block"], source, ips, pages)

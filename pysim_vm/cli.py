@@ -275,8 +275,9 @@ def generate(
             with open(output, "w", encoding="utf-8") as file:
                 file.write(text)
         except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise CommandError(
-                ExitStatus.HOST_IO, f"--output: {output} cannot be written ({error})"
+                ExitStatus.HOST_IO, f"--output: {output} cannot be written ({reason}); check the path"
             ) from error
     if as_json:
         click.echo(json.dumps({"exit_status": 0, "file": output, "toml": text}, indent=2))
@@ -346,9 +347,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return ExitStatus.HOST_IO  # whoever read our output is gone, and wants no sentence about it
     except SystemExit as error:
-        if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):  # click's own way to say the same
-            return ExitStatus.HOST_IO
-        return error.code if isinstance(error.code, int) else ExitStatus.OK  # shell completion
+        # So click ends by itself when whoever read our output is gone, and after shell completion (0).
+        return ExitStatus.HOST_IO if error.code else ExitStatus.OK
     except OSError as error:
         what = f"{error.filename}: " if error.filename else "standard output cannot be written, "
         return _complain(
@@ -390,6 +390,8 @@ def _internal(arguments: Sequence[str], error: Exception) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
+    if sys.stdout is None:  # closed by the caller (`>&-`): as good as thrown away
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     status = run_command(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, Final, TextIO
+from typing import IO, Any, BinaryIO, Final, TextIO
 
 from isa.exits import (
     Budget,
@@ -202,7 +202,12 @@ class Session:
             for stream in (self._console, self._log):
                 if stream is not None:
                     stream.flush()
-        failure = self._console.failure if self._console is not None else ""
+            failure = ""
+            try:
+                self._trace_stream.flush()
+            except (OSError, ValueError) as error:
+                failure = self._trace_failure(error)
+        failure = failure or (self._console.failure if self._console is not None else "")
         failure = failure or (self._log.failure if self._log is not None else "")
         if failure and outcome.status != ExitStatus.HOST_IO:
             outcome = Outcome(ExitStatus.HOST_IO, failure, "host-io", outcome.reason)
@@ -445,27 +450,38 @@ class Session:
         try:
             self._trace_stream.write(line + "\n")
         except (OSError, ValueError) as error:
-            where = self._options.trace_file or "standard error"
-            self._end(
-                Outcome(ExitStatus.HOST_IO, f"the trace cannot be written to {where} ({error})", "host-io")
-            )
+            self._end(Outcome(ExitStatus.HOST_IO, self._trace_failure(error), "host-io"))
+
+    def _trace_failure(self, error: Exception) -> str:
+        where = self._options.trace_file or "standard error"
+        return f"the trace cannot be written to {where} ({_reason(error)}); check where it goes"
 
     def _open(self, path: str, option: str) -> BinaryIO:
         try:
-            return self._files.enter_context(Path(path).open("wb"))
+            stream = Path(path).open("wb")  # noqa: SIM115  (closed with the others)
         except (OSError, ValueError) as error:
             raise CommandError(
                 ExitStatus.HOST_IO, f"{option}: {path} cannot be written ({_reason(error)}); check the path"
             ) from None
+        self._files.callback(_close, stream)
+        return stream
 
     def _open_text(self, path: str) -> TextIO:
         try:
-            return self._files.enter_context(Path(path).open("w", encoding="utf-8"))
+            stream = Path(path).open("w", encoding="utf-8")  # noqa: SIM115  (closed with the others)
         except (OSError, ValueError) as error:
             raise CommandError(
                 ExitStatus.HOST_IO,
                 f"--trace-file: {path} cannot be written ({_reason(error)}); check the path",
             ) from None
+        self._files.callback(_close, stream)
+        return stream
+
+
+def _close(stream: IO[Any]) -> None:
+    """Close a file whose last flush was looked at: what could not be written then cannot be written now."""
+    with contextlib.suppress(OSError):
+        stream.close()
 
 
 def _reason(error: Exception) -> str:

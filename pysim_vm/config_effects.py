@@ -11,7 +11,7 @@ from typing import Any, Final
 from devices.registry import default_registry
 from isa.cpuid import UnknownFeature, feature_set
 from pysim_vm import layout
-from pysim_vm.axtypes import AddressSpacePolicy, VMBootProtocol, VMInterruptMode
+from pysim_vm.axtypes import AddressSpacePolicy, MappingFlags, VMBootProtocol, VMInterruptMode
 from pysim_vm.config_model import AxVMCrateConfig, PysimConfig, VMKernelConfig
 from pysim_vm.config_problems import Problems, nearest, show, span
 
@@ -101,6 +101,10 @@ def _report_kernel(crate: AxVMCrateConfig, problems: Problems) -> None:
     for key in ("dtb_path", "dtb_load_addr"):
         if getattr(kernel, key) is not None:
             problems.warn(("kernel", key), "no effect: an x86 guest has no device tree; remove it")
+    for index, region in enumerate(kernel.memory_regions):
+        if region.flags & MappingFlags.UNCACHED:
+            message = "UNCACHED changes nothing: the machine has no caches; leave the bit 0x20 out"
+            problems.warn(("kernel", "memory_regions", index, "flags"), message)
     if kernel.ramdisk_load_addr is not None and kernel.ramdisk_path is None:
         message = "no effect without ramdisk_path; add it or remove this key"
         problems.warn(("kernel", "ramdisk_load_addr"), message)

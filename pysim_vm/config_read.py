@@ -69,7 +69,7 @@ def read_crate(data: dict[str, Any], problems: Problems, arch: str) -> AxVMCrate
             tables[name] = Table(problems, value, (name,))
     root.finish()
     claims: list[Claim] = []
-    pysim = read_pysim(tables["pysim"]) if "pysim" in tables else PysimConfig() if relaxed else HOST_PC
+    pysim = read_pysim(tables["pysim"]) if relaxed and "pysim" in tables else HOST_PC
     base = _read_base(tables["base"], relaxed) if "base" in tables else None
     kernel = _read_kernel(tables["kernel"], relaxed, pysim, claims, arch) if "kernel" in tables else None
     devices = read_devices(tables["devices"], relaxed, claims) if "devices" in tables else None

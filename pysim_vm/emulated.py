@@ -5,6 +5,7 @@ It defines no chip and places none: rows, factories and buses come from outside.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,12 @@ _BOARD_CHIPS: Final = {
     EmulatedDeviceType.Console: (BusKind.PORT, "uart16550", COM1_PORT),
     EmulatedDeviceType.X86Pit: (BusKind.PORT, "pit8254", PIT_PORT),
     EmulatedDeviceType.X86IoApic: (BusKind.MMIO, "io-apic", IO_APIC_BASE),
+}
+
+_TYPE_OF_MODEL: Final = {
+    "uart16550": EmulatedDeviceType.Console,
+    "pit8254": EmulatedDeviceType.X86Pit,
+    "io_apic": EmulatedDeviceType.X86IoApic,
 }
 
 
@@ -63,13 +70,22 @@ def build_emulated(
     registry.populate(devices, wanted, services)
 
 
-def rows_of_virtual(tables: Iterable[VirtualDeviceConfig]) -> list[EmulatedDeviceConfig]:
+def rows_of_virtual(
+    tables: Iterable[VirtualDeviceConfig], registry: DeviceRegistry | None = None
+) -> list[EmulatedDeviceConfig]:
     """[[devices.virtual]] tables as rows: the model names the factory, the first window the place.
 
-    DeviceError for a table with several windows or with options: no factory takes them.
+    A model with a device type gets it, so that a board's own chip satisfies it as it does a typed row.
+    DeviceError for a model that the registry does not know, and for a table with several windows or with
+    options: no factory takes them.
     """
+    known = (registry if registry is not None else default_registry()).names()
     rows = []
     for table in tables:
+        if table.model not in known:
+            close = difflib.get_close_matches(table.model.replace("-", "_"), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            raise DeviceError(f"devices.virtual: model {table.model!r} is unknown; {hint}")
         windows = (*table.mmio, *table.ports)
         if len(windows) > 1 or table.options:
             raise DeviceError(
@@ -77,7 +93,8 @@ def rows_of_virtual(tables: Iterable[VirtualDeviceConfig]) -> list[EmulatedDevic
                 "no options; leave the rest out"
             )
         base, length = windows[0] if windows else (0, 0)
-        rows.append(EmulatedDeviceConfig(table.model, base, length, table.irq))
+        kind = _TYPE_OF_MODEL.get(table.model, EmulatedDeviceType.Dummy)
+        rows.append(EmulatedDeviceConfig(table.model, base, length, table.irq, kind))
     return rows
 
 

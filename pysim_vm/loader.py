@@ -136,7 +136,7 @@ def sniff(data: bytes, name: str = "guest file", *, load_address: int | None = N
             raise LoadError(f"{name} is {advice}")
     raise LoadError(
         f"{name} carries no mark of a guest (ELF, multiboot, bzImage, firmware ROM or boot sector); "
-        "give a load address to run it as a raw image"
+        "give a load address (--load-address) to run it as a raw image"
     )
 
 

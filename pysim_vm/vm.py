@@ -208,7 +208,7 @@ class AxVM:
         self.memory.unclaimed_is_mmio = options.platform == "pc" or options.missing_device == "ones"
         self._mmio_changed()
         self._build_rows(config.emu_devices())
-        for row in rows_of_virtual(config.virtual_devices()):
+        for row in rows_of_virtual(config.virtual_devices(), self._registry):
             self._build_rows((row,))
         entry: int | CpuStart = config.bsp_entry()
         if plan is not None:
@@ -665,9 +665,10 @@ class AxVM:
 
         axvm's order: MmioRead, MmioWrite, IoRead, IoWrite, SysRegRead, SysRegWrite, NestedPageFault of a
         lazily mapped page; then HLT with a timer armed, which skips virtual time forward. Everything else is
-        returned: Hypercall, Halt, SystemDown, TripleFault, Unimplemented, and Budget once `budget`
-        instructions or the configured budget are used up. A device error raises AxError and leaves the vCPU
-        usable: RIP is at the instruction, which asks again at the next run.
+        returned: Hypercall, Halt, SystemDown, TripleFault (or the machine resets, if exit_on_triple_fault is
+        off), Unimplemented, and Budget once `budget` instructions or the configured budget are used up. A
+        device error raises AxError and leaves the vCPU usable: RIP is at the instruction, which asks again
+        at the next run.
         """
         vcpu = self.vcpu(vcpu_id)
         if self._current_vcpu is not None:

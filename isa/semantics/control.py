@@ -42,6 +42,7 @@ from isa.state import (
     CR4_VME,
     EFER_LMA,
     EFER_LME,
+    M16,
     M32,
     SYS_TSS16_BUSY,
 )
@@ -262,20 +263,41 @@ def hlt(cpu: Cpu) -> None:
     cpu.request_attention()
 
 
-@insn("MONITORW", "MONITORD", "MONITORQ", "MONITOR", inline=False)
-def monitor(cpu: Cpu, *ignored: Operand) -> None:
-    """Arm address monitoring at DS:rAX; ECX holds extensions, none is defined"""
+@insn("MONITORW", inline=False, own_privilege=True)
+def monitorw(cpu: Cpu) -> None:
+    """Arm address monitoring at DS:AX; ECX holds extensions, none is defined"""
+    arm_monitor(cpu, cpu.rax & M16)
+
+
+@insn("MONITORD", inline=False, own_privilege=True)
+def monitord(cpu: Cpu) -> None:
+    """Arm address monitoring at DS:EAX; ECX holds extensions, none is defined"""
+    arm_monitor(cpu, cpu.rax & M32)
+
+
+@insn("MONITORQ", inline=False, own_privilege=True)
+def monitorq(cpu: Cpu) -> None:
+    """Arm address monitoring at DS:RAX; ECX holds extensions, none is defined"""
+    arm_monitor(cpu, cpu.rax)
+
+
+def arm_monitor(cpu: Cpu, offset: int) -> None:
+    """The checks of MONITOR; the address is touched as by a byte load. #UD outside ring 0, #GP(0)."""
+    if cpu.cpl:
+        raise InvalidOpcode(f"MONITOR at CPL {cpu.cpl}")
     if cpu.rcx & M32:
         raise GeneralProtection(0, f"MONITOR: ECX is {cpu.rcx & M32:#x}, no extension exists")
-    mask = {16: 0xFFFF, 32: M32}.get(cpu.code_bits, (1 << 64) - 1)
-    cpu.read_data(cpu.ds, cpu.rax & mask, 1)
+    cpu.read_data(cpu.ds, offset, 1)  # Quirk: a segment override is ignored
 
 
-@insn("MWAIT", inline=False)
-def mwait(cpu: Cpu, *ignored: Operand) -> None:
-    """Wait for a store to the monitored line or an interrupt. # Quirk: here only interrupts end the wait"""
+@insn("MWAIT", inline=False, own_privilege=True)
+def mwait(cpu: Cpu) -> None:
+    """Wait for a store to the monitored line or an interrupt"""
+    if cpu.cpl:
+        raise InvalidOpcode(f"MWAIT at CPL {cpu.cpl}")
     if cpu.rcx & M32 & ~1:
         raise GeneralProtection(0, f"MWAIT: reserved extension in ECX {cpu.rcx & M32:#x}")
+    # Quirk: here only interrupts end the wait
     cpu.halted = True
     cpu.request_attention()
 
@@ -328,6 +350,7 @@ def xsetbv(cpu: Cpu) -> None:
     if not value & 1 or value & ~allowed or value & 0b110 == 0b100:
         raise GeneralProtection(0, f"XSETBV: XCR0 cannot be {value:#x}")
     cpu.xcr0 = value
+    cpu.update_mode()
 
 
 def check_osxsave(cpu: Cpu, name: str) -> None:

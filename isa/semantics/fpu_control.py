@@ -261,16 +261,21 @@ def stmxcsr(cpu: Cpu, dst: Operand) -> None:
 
 
 def fx_address(cpu: Cpu, operand: Memory) -> int:
-    """Linear-side checks that FXSAVE and FXRSTOR share: #NM, alignment to 16 bytes."""
+    """The offset of the area of FXSAVE and FXRSTOR after their checks: #NM, alignment to 16 bytes."""
     if cpu.cr0 & (CR0_EM | CR0_TS):
         raise DeviceNotAvailable("FXSAVE or FXRSTOR with CR0.EM or CR0.TS")
+    return area_address(cpu, operand, FXSAVE_SIZE, 16)
+
+
+def area_address(cpu: Cpu, operand: Memory, size: int, alignment: int) -> int:
+    """The offset of a state area after the checks of its segment, canonicity and alignment."""
     offset = operand.offset
-    linear = cpu.linear_address(operand.segment, offset, FXSAVE_SIZE, False)
+    linear = cpu.linear_address(operand.segment, offset, size, False)
     if cpu.mode64 and not is_canonical(linear):
         why = f"non-canonical address {linear:#x}"
         raise StackFault(0, why) if operand.segment is cpu.ss else GeneralProtection(0, why)
-    if linear & 15:
-        raise GeneralProtection(0, f"FXSAVE area at {linear:#x} is not aligned to 16 bytes")
+    if linear & alignment - 1:
+        raise GeneralProtection(0, f"state area at {linear:#x} is not aligned to {alignment} bytes")
     return offset
 
 
@@ -294,6 +299,12 @@ def fxsave64(cpu: Cpu, dst: Memory) -> None:
 def save_state(cpu: Cpu, dst: Memory, wide: bool) -> None:
     """Write the FXSAVE area. Bytes 416-511 are left as they are."""
     offset = fx_address(cpu, dst)
+    head, registers = x87_image(cpu, wide)
+    cpu.write_bytes(dst.segment, offset, head + mxcsr_image(cpu) + registers + xmm_image(cpu))
+
+
+def x87_image(cpu: Cpu, wide: bool) -> tuple[bytes, bytes]:
+    """Bytes 0-23 and 32-159 of the FXSAVE area."""
     fpu = cpu.fpu
     if wide:
         pointers = fpu.ip.to_bytes(8, "little") + fpu.dp.to_bytes(8, "little")
@@ -308,13 +319,20 @@ def save_state(cpu: Cpu, dst: Memory, wide: bool) -> None:
         + bytes((abridged_tags(cpu), 0))
         + fpu.opcode.to_bytes(2, "little")
         + pointers
-        + cpu.mxcsr.to_bytes(4, "little")
-        + MXCSR_MASK.to_bytes(4, "little")
     )
     registers = b"".join((fpu.regs[(fpu.top + n) & 7] & M80).to_bytes(16, "little") for n in range(8))
+    return head, registers
+
+
+def mxcsr_image(cpu: Cpu) -> bytes:
+    """Bytes 24-31 of the FXSAVE area."""
+    return cpu.mxcsr.to_bytes(4, "little") + MXCSR_MASK.to_bytes(4, "little")
+
+
+def xmm_image(cpu: Cpu) -> bytes:
+    """The FXSAVE area from byte 160 on: 16 registers in 64-bit mode, else 8."""
     count = 16 if cpu.mode64 else 8
-    vectors = b"".join(getattr(cpu, f"xmm{n}").to_bytes(16, "little") for n in range(count))
-    cpu.write_bytes(dst.segment, offset, head + registers + vectors)
+    return b"".join(getattr(cpu, f"xmm{n}").to_bytes(16, "little") for n in range(count))
 
 
 @insn("FXRSTOR", inline=False)
@@ -333,11 +351,22 @@ def restore_state(cpu: Cpu, src: Memory, wide: bool) -> None:
     """Read the FXSAVE area; #GP(0) for reserved MXCSR bits."""
     offset = fx_address(cpu, src)
     area = cpu.read_bytes(src.segment, offset, FXSAVE_SIZE)
+    cpu.mxcsr = checked_mxcsr(area)
+    set_x87(cpu, area, wide)
+    set_xmm(cpu, area)
+
+
+def checked_mxcsr(area: bytes) -> int:
+    """MXCSR in an FXSAVE area; #GP(0) for reserved bits."""
     mxcsr = int.from_bytes(area[24:28], "little")
     if mxcsr & ~MXCSR_MASK:
-        raise GeneralProtection(0, f"FXRSTOR: reserved MXCSR bits {mxcsr & ~MXCSR_MASK:#x}")
+        raise GeneralProtection(0, f"MXCSR in a state area: reserved bits {mxcsr & ~MXCSR_MASK:#x}")
+    return mxcsr
+
+
+def set_x87(cpu: Cpu, area: bytes, wide: bool) -> None:
+    """x87 state := that of an FXSAVE area."""
     fpu = cpu.fpu
-    cpu.mxcsr = mxcsr
     fpu.control = int.from_bytes(area[0:2], "little") & 0x1F7F | 0x40
     status = int.from_bytes(area[2:4], "little")
     fpu.status = status & ~0x3800
@@ -352,6 +381,10 @@ def restore_state(cpu: Cpu, src: Memory, wide: bool) -> None:
         fpu.dp, fpu.ds = int.from_bytes(area[16:20], "little"), int.from_bytes(area[20:22], "little")
     for n in range(8):
         fpu.regs[(fpu.top + n) & 7] = int.from_bytes(area[32 + 16 * n : 42 + 16 * n], "little")
+    update_summary(cpu)
+
+
+def set_xmm(cpu: Cpu, area: bytes) -> None:
+    """XMM registers := those of an FXSAVE area: 16 in 64-bit mode, else 8."""
     for n in range(16 if cpu.mode64 else 8):
         setattr(cpu, f"xmm{n}", int.from_bytes(area[160 + 16 * n : 176 + 16 * n], "little"))
-    update_summary(cpu)

@@ -9,13 +9,18 @@ fault needs no undo. `tests/isa/semantics/test_language.py` holds every function
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 Semantics = Callable[..., None]
 # bulk(cpu, count, while_equal, *operands) -> elements done; 0 where they have to go one by one
 Bulk = Callable[..., int]
+
+
+# How a definition serves the 256-bit VEX forms that share it
+WIDE = 0  # it takes any width
+HALVES = 128  # it is executed for each half; smaller: so many bits of a source make 128 bits of the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,14 @@ class Definition:
     rep: bool             # a string instruction: REP prefixes repeat it through `string.repeat`
     bulk: Bulk | None     # does many elements at once where nothing can tell the difference
     located: bool = False  # an `operands.Location` comes as an extra first operand (x87: FIP and FOP)
+    named: bool = False   # the mnemonic comes as an extra first operand (FMA)
+    part: int = WIDE      # of a 256-bit VEX form: WIDE, HALVES or less
+
+    @property
+    def arity(self) -> int:
+        """Operands of the function. A VEX form with one more has its first source apart from DEST."""
+        count: int = self.function.__code__.co_argcount  # type: ignore[attr-defined]
+        return count - 1
 
 
 def insn(
@@ -39,16 +52,25 @@ def insn(
     rep: bool = False,
     bulk: Bulk | None = None,
     located: bool = False,
+    named: bool = False,
+    part: int = WIDE,
+    vex: int | None = None,
 ) -> Callable[[Semantics], Semantics]:
     """Tag a function as the definition of iced mnemonics ("ADD") or single forms ("MOV_CR_R64").
 
-    A form's name wins over its mnemonic's. One function may be tagged several times.
+    A form's name wins over its mnemonic's. One function may be tagged several times. With `vex` it also
+    defines the VEX forms, whose names begin with V: DEST then reads the first source, and writing it zeroes
+    the bits above its width. The value says what to do about 256 bits: WIDE, HALVES or less.
     """
 
     def tag(function: Semantics) -> Semantics:
-        definition = Definition(function, inline, sized, own_privilege, rep, bulk, located)
+        definition = Definition(function, inline, sized, own_privilege, rep, bulk, located, named, part)
         tags: list[tuple[tuple[str, ...], Definition]] = getattr(function, "__insn__", [])
-        function.__insn__ = [*tags, (names, definition)]  # type: ignore[attr-defined]
+        tags = [*tags, (names, definition)]
+        if vex is not None:
+            twins = tuple(f"VEX_V{name}" if "_" in name else f"V{name}" for name in names)
+            tags.append((twins, replace(definition, part=vex)))
+        function.__insn__ = tags  # type: ignore[attr-defined]
         return function
 
     return tag

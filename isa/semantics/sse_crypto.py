@@ -1,4 +1,4 @@
-"""AES, carry-less multiplication and SHA instructions. No AVX forms.
+"""AES, carry-less multiplication and SHA instructions.
 
 Sources: SDM Vol. 2 for each instruction; FIPS 197 (AES) and FIPS 180-4 (SHA) for the rounds behind them. The
 AES state is one 128-bit integer, byte 0 lowest; a column is a doubleword of it.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from isa.operands import Operand
 from isa.semantics.fpu_control import check_sse
-from isa.semantics.registry import insn
+from isa.semantics.registry import HALVES, insn
 from isa.semantics.vector import BYTES, DWORDS, M128, U32, join, split
 from isa.state import M32, M64
 
@@ -76,42 +76,42 @@ def unmixed_columns(state: int) -> int:
     return mixed_columns(state ^ doubled(doubled(state ^ rotated(state, 16))))
 
 
-@insn("AESENC")
+@insn("AESENC", vex=HALVES)
 def aesenc(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := MixColumns(SubBytes(ShiftRows(DEST))) XOR SRC"""
     check_sse(cpu)
     dst.value = mixed_columns(substituted(dst.value, SBOX, SHIFT_ROWS)) ^ src.value
 
 
-@insn("AESENCLAST")
+@insn("AESENCLAST", vex=HALVES)
 def aesenclast(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := SubBytes(ShiftRows(DEST)) XOR SRC"""
     check_sse(cpu)
     dst.value = substituted(dst.value, SBOX, SHIFT_ROWS) ^ src.value
 
 
-@insn("AESDEC")
+@insn("AESDEC", vex=HALVES)
 def aesdec(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := InvMixColumns(InvSubBytes(InvShiftRows(DEST))) XOR SRC"""
     check_sse(cpu)
     dst.value = unmixed_columns(substituted(dst.value, INVERSE_SBOX, INVERSE_SHIFT_ROWS)) ^ src.value
 
 
-@insn("AESDECLAST")
+@insn("AESDECLAST", vex=HALVES)
 def aesdeclast(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := InvSubBytes(InvShiftRows(DEST)) XOR SRC"""
     check_sse(cpu)
     dst.value = substituted(dst.value, INVERSE_SBOX, INVERSE_SHIFT_ROWS) ^ src.value
 
 
-@insn("AESIMC")
+@insn("AESIMC", vex=HALVES)
 def aesimc(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := InvMixColumns(SRC)"""
     check_sse(cpu)
     dst.value = unmixed_columns(src.value)
 
 
-@insn("AESKEYGENASSIST")
+@insn("AESKEYGENASSIST", vex=HALVES)
 def aeskeygenassist(cpu: Cpu, dst: Operand, src: Operand, rcon: Operand) -> None:
     """SubWord(X1), RotWord(SubWord(X1)) XOR RCON, the same of X3; X1 and X3 are doublewords of SRC"""
     check_sse(cpu)
@@ -137,7 +137,7 @@ def carryless(a: int, b: int) -> int:
     return product
 
 
-@insn("PCLMULQDQ")
+@insn("PCLMULQDQ", vex=HALVES)
 def pclmulqdq(cpu: Cpu, dst: Operand, src: Operand, select: Operand) -> None:
     """DEST := carry-less product of quadword imm8[0] of DEST and quadword imm8[4] of SRC"""
     check_sse(cpu)

@@ -1,4 +1,4 @@
-"""SSE to SSE4.1 floating point. Not the arithmetic (`isa.floats`) nor conversions with MM registers (`mmx`).
+"""SSE to SSE4.1 and AVX floating point. Not the arithmetic (`isa.floats`) nor conversions with MMn (`mmx`).
 
 An instruction raises at most one #XM, after its operands are read and before its destination changes; the
 flags in MXCSR are set either way (SDM Vol. 1, "SIMD Floating-Point Exception Conditions").
@@ -28,9 +28,9 @@ from isa.floats import (
 )
 from isa.operands import Operand
 from isa.semantics.fpu_control import check_sse
-from isa.semantics.registry import insn
-from isa.semantics.sse_move import dword_mask
-from isa.semantics.vector import LOW32_OUT, LOW64_OUT
+from isa.semantics.registry import WIDE, insn
+from isa.semantics.sse_move import dword_mask, quadword_mask
+from isa.semantics.vector import LOW32_OUT, LOW64_OUT, M128
 from isa.state import CR4_OSXMMEXCPT, M32, M64
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def settled(cpu: Cpu, outcome: Result) -> int:
     return result
 
 
-def each(cpu: Cpu, form: Binary, operation: Binary2, a: int, b: int) -> int:
-    """`operation` on every lane of a and b."""
+def each(cpu: Cpu, form: Binary, operation: Binary2, a: int, b: int, bits: int) -> int:
+    """`operation` on every lane of a and b, which have `bits` bits."""
     control = cpu.mxcsr
     mask = form.sign | form.magnitude
     result = flags = 0
-    for at in range(0, 128, form.bits):
+    for at in range(0, bits, form.bits):
         lane, raised = operation(a >> at & mask, b >> at & mask, control)
         result |= lane << at
         flags |= raised
@@ -81,11 +81,20 @@ def each(cpu: Cpu, form: Binary, operation: Binary2, a: int, b: int) -> int:
 
 
 def packed(
-    cpu: Cpu, form: Binary, quick: Callable[[float, float], float], operation: Binary2, a: int, b: int
+    cpu: Cpu,
+    form: Binary,
+    quick: Callable[[float, float], float],
+    operation: Binary2,
+    a: int,
+    b: int,
+    bits: int,
 ) -> int:
     """`operation` on every lane of a and b; `quick` is the same for Python's floats."""
-    result = form.quick_lanes(quick, a, b, cpu.mxcsr)
-    return each(cpu, form, operation, a, b) if result is None else result
+    result = form.quick_lanes(quick, a & M128, b & M128, cpu.mxcsr)
+    if result is not None and bits == 256:
+        high = form.quick_lanes(quick, a >> 128, b >> 128, cpu.mxcsr)
+        result = None if high is None else result | high << 128
+    return each(cpu, form, operation, a, b, bits) if result is None else result
 
 
 def each_of(cpu: Cpu, operation: Unary, a: int, narrow: int, wide: int, count: int) -> int:
@@ -105,21 +114,21 @@ def each_of(cpu: Cpu, operation: Unary, a: int, narrow: int, wide: int, count: i
 # ---- arithmetic ----------------------------------------------------------------------------------------
 
 
-@insn("ADDPS")
+@insn("ADDPS", vex=WIDE)
 def addps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] + SRC[i], singles"""
     check_sse(cpu)
-    dst.value = packed(cpu, BINARY32, operator.add, BINARY32.add, dst.value, src.value)
+    dst.value = packed(cpu, BINARY32, operator.add, BINARY32.add, dst.value, src.value, dst.bits)
 
 
-@insn("ADDPD")
+@insn("ADDPD", vex=WIDE)
 def addpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] + SRC[i], doubles"""
     check_sse(cpu)
-    dst.value = packed(cpu, BINARY64, operator.add, BINARY64.add, dst.value, src.value)
+    dst.value = packed(cpu, BINARY64, operator.add, BINARY64.add, dst.value, src.value, dst.bits)
 
 
-@insn("ADDSS")
+@insn("ADDSS", vex=WIDE)
 def addss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := DEST[31:0] + SRC[31:0]"""
     check_sse(cpu)
@@ -127,7 +136,7 @@ def addss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW32_OUT | settled(cpu, BINARY32.add(a & M32, src.value & M32, cpu.mxcsr))
 
 
-@insn("ADDSD")
+@insn("ADDSD", vex=WIDE)
 def addsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := DEST[63:0] + SRC[63:0]"""
     check_sse(cpu)
@@ -135,21 +144,21 @@ def addsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW64_OUT | settled(cpu, BINARY64.add(a & M64, src.value & M64, cpu.mxcsr))
 
 
-@insn("SUBPS")
+@insn("SUBPS", vex=WIDE)
 def subps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] - SRC[i], singles"""
     check_sse(cpu)
-    dst.value = packed(cpu, BINARY32, operator.sub, BINARY32.sub, dst.value, src.value)
+    dst.value = packed(cpu, BINARY32, operator.sub, BINARY32.sub, dst.value, src.value, dst.bits)
 
 
-@insn("SUBPD")
+@insn("SUBPD", vex=WIDE)
 def subpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] - SRC[i], doubles"""
     check_sse(cpu)
-    dst.value = packed(cpu, BINARY64, operator.sub, BINARY64.sub, dst.value, src.value)
+    dst.value = packed(cpu, BINARY64, operator.sub, BINARY64.sub, dst.value, src.value, dst.bits)
 
 
-@insn("SUBSS")
+@insn("SUBSS", vex=WIDE)
 def subss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := DEST[31:0] - SRC[31:0]"""
     check_sse(cpu)
@@ -157,7 +166,7 @@ def subss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW32_OUT | settled(cpu, BINARY32.sub(a & M32, src.value & M32, cpu.mxcsr))
 
 
-@insn("SUBSD")
+@insn("SUBSD", vex=WIDE)
 def subsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := DEST[63:0] - SRC[63:0]"""
     check_sse(cpu)
@@ -165,21 +174,21 @@ def subsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW64_OUT | settled(cpu, BINARY64.sub(a & M64, src.value & M64, cpu.mxcsr))
 
 
-@insn("MULPS")
+@insn("MULPS", vex=WIDE)
 def mulps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] * SRC[i], singles"""
     check_sse(cpu)
-    dst.value = packed(cpu, BINARY32, operator.mul, BINARY32.mul, dst.value, src.value)
+    dst.value = packed(cpu, BINARY32, operator.mul, BINARY32.mul, dst.value, src.value, dst.bits)
 
 
-@insn("MULPD")
+@insn("MULPD", vex=WIDE)
 def mulpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] * SRC[i], doubles"""
     check_sse(cpu)
-    dst.value = packed(cpu, BINARY64, operator.mul, BINARY64.mul, dst.value, src.value)
+    dst.value = packed(cpu, BINARY64, operator.mul, BINARY64.mul, dst.value, src.value, dst.bits)
 
 
-@insn("MULSS")
+@insn("MULSS", vex=WIDE)
 def mulss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := DEST[31:0] * SRC[31:0]"""
     check_sse(cpu)
@@ -187,7 +196,7 @@ def mulss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW32_OUT | settled(cpu, BINARY32.mul(a & M32, src.value & M32, cpu.mxcsr))
 
 
-@insn("MULSD")
+@insn("MULSD", vex=WIDE)
 def mulsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := DEST[63:0] * SRC[63:0]"""
     check_sse(cpu)
@@ -195,21 +204,21 @@ def mulsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW64_OUT | settled(cpu, BINARY64.mul(a & M64, src.value & M64, cpu.mxcsr))
 
 
-@insn("DIVPS")
+@insn("DIVPS", vex=WIDE)
 def divps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] / SRC[i], singles"""
     check_sse(cpu)
-    dst.value = packed(cpu, BINARY32, operator.truediv, BINARY32.div, dst.value, src.value)
+    dst.value = packed(cpu, BINARY32, operator.truediv, BINARY32.div, dst.value, src.value, dst.bits)
 
 
-@insn("DIVPD")
+@insn("DIVPD", vex=WIDE)
 def divpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] / SRC[i], doubles"""
     check_sse(cpu)
-    dst.value = packed(cpu, BINARY64, operator.truediv, BINARY64.div, dst.value, src.value)
+    dst.value = packed(cpu, BINARY64, operator.truediv, BINARY64.div, dst.value, src.value, dst.bits)
 
 
-@insn("DIVSS")
+@insn("DIVSS", vex=WIDE)
 def divss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := DEST[31:0] / SRC[31:0]"""
     check_sse(cpu)
@@ -217,7 +226,7 @@ def divss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW32_OUT | settled(cpu, BINARY32.div(a & M32, src.value & M32, cpu.mxcsr))
 
 
-@insn("DIVSD")
+@insn("DIVSD", vex=WIDE)
 def divsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := DEST[63:0] / SRC[63:0]"""
     check_sse(cpu)
@@ -225,21 +234,21 @@ def divsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW64_OUT | settled(cpu, BINARY64.div(a & M64, src.value & M64, cpu.mxcsr))
 
 
-@insn("MINPS")
+@insn("MINPS", vex=WIDE)
 def minps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] < SRC[i] ? DEST[i] : SRC[i], singles"""
     check_sse(cpu)
-    dst.value = each(cpu, BINARY32, BINARY32.min, dst.value, src.value)
+    dst.value = each(cpu, BINARY32, BINARY32.min, dst.value, src.value, dst.bits)
 
 
-@insn("MINPD")
+@insn("MINPD", vex=WIDE)
 def minpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] < SRC[i] ? DEST[i] : SRC[i], doubles"""
     check_sse(cpu)
-    dst.value = each(cpu, BINARY64, BINARY64.min, dst.value, src.value)
+    dst.value = each(cpu, BINARY64, BINARY64.min, dst.value, src.value, dst.bits)
 
 
-@insn("MINSS")
+@insn("MINSS", vex=WIDE)
 def minss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := DEST[31:0] < SRC[31:0] ? DEST[31:0] : SRC[31:0]"""
     check_sse(cpu)
@@ -247,7 +256,7 @@ def minss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW32_OUT | settled(cpu, BINARY32.min(a & M32, src.value & M32, cpu.mxcsr))
 
 
-@insn("MINSD")
+@insn("MINSD", vex=WIDE)
 def minsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := DEST[63:0] < SRC[63:0] ? DEST[63:0] : SRC[63:0]"""
     check_sse(cpu)
@@ -255,21 +264,21 @@ def minsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW64_OUT | settled(cpu, BINARY64.min(a & M64, src.value & M64, cpu.mxcsr))
 
 
-@insn("MAXPS")
+@insn("MAXPS", vex=WIDE)
 def maxps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] > SRC[i] ? DEST[i] : SRC[i], singles"""
     check_sse(cpu)
-    dst.value = each(cpu, BINARY32, BINARY32.max, dst.value, src.value)
+    dst.value = each(cpu, BINARY32, BINARY32.max, dst.value, src.value, dst.bits)
 
 
-@insn("MAXPD")
+@insn("MAXPD", vex=WIDE)
 def maxpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] > SRC[i] ? DEST[i] : SRC[i], doubles"""
     check_sse(cpu)
-    dst.value = each(cpu, BINARY64, BINARY64.max, dst.value, src.value)
+    dst.value = each(cpu, BINARY64, BINARY64.max, dst.value, src.value, dst.bits)
 
 
-@insn("MAXSS")
+@insn("MAXSS", vex=WIDE)
 def maxss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := DEST[31:0] > SRC[31:0] ? DEST[31:0] : SRC[31:0]"""
     check_sse(cpu)
@@ -277,7 +286,7 @@ def maxss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW32_OUT | settled(cpu, BINARY32.max(a & M32, src.value & M32, cpu.mxcsr))
 
 
-@insn("MAXSD")
+@insn("MAXSD", vex=WIDE)
 def maxsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := DEST[63:0] > SRC[63:0] ? DEST[63:0] : SRC[63:0]"""
     check_sse(cpu)
@@ -285,28 +294,28 @@ def maxsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = a & LOW64_OUT | settled(cpu, BINARY64.max(a & M64, src.value & M64, cpu.mxcsr))
 
 
-@insn("SQRTPS")
+@insn("SQRTPS", vex=WIDE)
 def sqrtps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := sqrt(SRC[i]), singles"""
     check_sse(cpu)
-    dst.value = each_of(cpu, BINARY32.sqrt, src.value, 32, 32, 4)
+    dst.value = each_of(cpu, BINARY32.sqrt, src.value, 32, 32, dst.bits // 32)
 
 
-@insn("SQRTPD")
+@insn("SQRTPD", vex=WIDE)
 def sqrtpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := sqrt(SRC[i]), doubles"""
     check_sse(cpu)
-    dst.value = each_of(cpu, BINARY64.sqrt, src.value, 64, 64, 2)
+    dst.value = each_of(cpu, BINARY64.sqrt, src.value, 64, 64, dst.bits // 64)
 
 
-@insn("SQRTSS")
+@insn("SQRTSS", vex=WIDE)
 def sqrtss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := sqrt(SRC[31:0])"""
     check_sse(cpu)
     dst.value = dst.value & LOW32_OUT | settled(cpu, BINARY32.sqrt(src.value & M32, cpu.mxcsr))
 
 
-@insn("SQRTSD")
+@insn("SQRTSD", vex=WIDE)
 def sqrtsd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := sqrt(SRC[63:0])"""
     check_sse(cpu)
@@ -344,28 +353,28 @@ ONE, ONE_DOUBLE = 0x3F80_0000, 0x3FF0_0000_0000_0000
 ESTIMATE = 0x9F80  # MXCSR with everything masked, FTZ, RC nearest
 
 
-@insn("RCPPS")
+@insn("RCPPS", vex=WIDE)
 def rcpps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := approximately 1 / SRC[i], singles"""
     check_sse(cpu)
-    dst.value = each_of(cpu, reciprocal, src.value, 32, 32, 4)
+    dst.value = each_of(cpu, reciprocal, src.value, 32, 32, dst.bits // 32)
 
 
-@insn("RCPSS")
+@insn("RCPSS", vex=WIDE)
 def rcpss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := approximately 1 / SRC[31:0]"""
     check_sse(cpu)
     dst.value = dst.value & LOW32_OUT | settled(cpu, reciprocal(src.value & M32, cpu.mxcsr))
 
 
-@insn("RSQRTPS")
+@insn("RSQRTPS", vex=WIDE)
 def rsqrtps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := approximately 1 / sqrt(SRC[i]), singles"""
     check_sse(cpu)
-    dst.value = each_of(cpu, reciprocal_root, src.value, 32, 32, 4)
+    dst.value = each_of(cpu, reciprocal_root, src.value, 32, 32, dst.bits // 32)
 
 
-@insn("RSQRTSS")
+@insn("RSQRTSS", vex=WIDE)
 def rsqrtss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := approximately 1 / sqrt(SRC[31:0])"""
     check_sse(cpu)
@@ -388,97 +397,110 @@ def mixed(cpu: Cpu, form: Binary, operations: tuple[Binary2, ...], pairs: tuple[
     return result
 
 
-def singles(a: int) -> tuple[int, int, int, int]:
-    """The four singles of a register."""
-    return a & M32, a >> 32 & M32, a >> 64 & M32, a >> 96
+def lanes_of(form: Binary, a: int, bits: int) -> list[int]:
+    """The singles or doubles of a register, lowest first."""
+    mask = form.sign | form.magnitude
+    return [a >> at & mask for at in range(0, bits, form.bits)]
 
 
-def neighbours(a: int, b: int) -> tuple[tuple[int, int], ...]:
-    """Pairs of neighbouring singles of a, then of b."""
-    x, y = singles(a), singles(b)
-    return ((x[0], x[1]), (x[2], x[3]), (y[0], y[1]), (y[2], y[3]))
+def neighbours(form: Binary, a: int, b: int, bits: int) -> tuple[tuple[int, int], ...]:
+    """In every 128 bits: pairs of neighbouring lanes of a, then of b."""
+    per_half = 128 // form.bits
+    x, y = lanes_of(form, a, bits), lanes_of(form, b, bits)
+    both = [
+        lane for at in range(0, len(x), per_half) for lane in (*x[at : at + per_half], *y[at : at + per_half])
+    ]
+    return tuple(zip(both[0::2], both[1::2], strict=True))
 
 
-def halves(a: int, b: int) -> tuple[tuple[int, int], ...]:
-    """The two doubles of a as a pair, then those of b."""
-    return ((a & M64, a >> 64), (b & M64, b >> 64))
+def opposites(form: Binary, a: int, b: int, bits: int) -> tuple[tuple[int, int], ...]:
+    """Lane i of a with lane i of b."""
+    return tuple(zip(lanes_of(form, a, bits), lanes_of(form, b, bits), strict=True))
 
 
-@insn("HADDPS")
+@insn("HADDPS", vex=WIDE)
 def haddps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := SRC[2i] + SRC[2i+1] above DEST[2i] + DEST[2i+1], singles"""
     check_sse(cpu)
-    dst.value = mixed(cpu, BINARY32, (BINARY32.add,), neighbours(dst.value, src.value))
+    dst.value = mixed(cpu, BINARY32, (BINARY32.add,), neighbours(BINARY32, dst.value, src.value, dst.bits))
 
 
-@insn("HSUBPS")
+@insn("HSUBPS", vex=WIDE)
 def hsubps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := SRC[2i] - SRC[2i+1] above DEST[2i] - DEST[2i+1], singles"""
     check_sse(cpu)
-    dst.value = mixed(cpu, BINARY32, (BINARY32.sub,), neighbours(dst.value, src.value))
+    dst.value = mixed(cpu, BINARY32, (BINARY32.sub,), neighbours(BINARY32, dst.value, src.value, dst.bits))
 
 
-@insn("HADDPD")
+@insn("HADDPD", vex=WIDE)
 def haddpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := SRC[0] + SRC[1] above DEST[0] + DEST[1], doubles"""
     check_sse(cpu)
-    dst.value = mixed(cpu, BINARY64, (BINARY64.add,), halves(dst.value, src.value))
+    dst.value = mixed(cpu, BINARY64, (BINARY64.add,), neighbours(BINARY64, dst.value, src.value, dst.bits))
 
 
-@insn("HSUBPD")
+@insn("HSUBPD", vex=WIDE)
 def hsubpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := SRC[0] - SRC[1] above DEST[0] - DEST[1], doubles"""
     check_sse(cpu)
-    dst.value = mixed(cpu, BINARY64, (BINARY64.sub,), halves(dst.value, src.value))
+    dst.value = mixed(cpu, BINARY64, (BINARY64.sub,), neighbours(BINARY64, dst.value, src.value, dst.bits))
 
 
-@insn("ADDSUBPS")
+@insn("ADDSUBPS", vex=WIDE)
 def addsubps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[i] := DEST[i] - SRC[i] (i even), DEST[i] + SRC[i] (i odd), singles"""
     check_sse(cpu)
-    a = singles(dst.value)
-    b = singles(src.value)
-    dst.value = mixed(
-        cpu, BINARY32, (BINARY32.sub, BINARY32.add), ((a[0], b[0]), (a[1], b[1]), (a[2], b[2]), (a[3], b[3]))
-    )
+    lanes = opposites(BINARY32, dst.value, src.value, dst.bits)
+    dst.value = mixed(cpu, BINARY32, (BINARY32.sub, BINARY32.add), lanes)
 
 
-@insn("ADDSUBPD")
+@insn("ADDSUBPD", vex=WIDE)
 def addsubpd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[0] := DEST[0] - SRC[0]; DEST[1] := DEST[1] + SRC[1], doubles"""
     check_sse(cpu)
-    a = dst.value
-    b = src.value
-    dst.value = mixed(cpu, BINARY64, (BINARY64.sub, BINARY64.add), ((a & M64, b & M64), (a >> 64, b >> 64)))
+    lanes = opposites(BINARY64, dst.value, src.value, dst.bits)
+    dst.value = mixed(cpu, BINARY64, (BINARY64.sub, BINARY64.add), lanes)
 
 
-@insn("DPPS")
+@insn("DPPS", vex=WIDE)
 def dpps(cpu: Cpu, dst: Operand, src: Operand, select: Operand) -> None:
     """SUM of DEST[i] * SRC[i] where imm8[4+i]; DEST[i] := imm8[i] ? SUM : 0, singles"""
     check_sse(cpu)
     pick = select.value
-    a = dst.value
-    products = each(cpu, BINARY32, BINARY32.mul, a & dword_mask(pick >> 4), src.value & dword_mask(pick >> 4))
-    p = singles(products)
-    sums = mixed(cpu, BINARY32, (BINARY32.add,), ((p[0], p[1]), (p[2], p[3])))
-    total = settled(cpu, BINARY32.add(sums & M32, sums >> 32, cpu.mxcsr))
-    dst.value = (total | total << 32 | total << 64 | total << 96) & dword_mask(pick)
+    taken = repeated(dword_mask(pick >> 4), dst.bits)
+    products = each(cpu, BINARY32, BINARY32.mul, dst.value & taken, src.value & taken, dst.bits)
+    pairs = mixed(cpu, BINARY32, (BINARY32.add,), pairs_of(BINARY32, products, dst.bits))
+    sums = mixed(cpu, BINARY32, (BINARY32.add,), pairs_of(BINARY32, pairs, dst.bits // 2))
+    dst.value = spread(BINARY32, sums, dst.bits) & repeated(dword_mask(pick), dst.bits)
 
 
-@insn("DPPD")
+def pairs_of(form: Binary, a: int, bits: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of neighbouring lanes."""
+    lanes = lanes_of(form, a, bits)
+    return tuple(zip(lanes[0::2], lanes[1::2], strict=True))
+
+
+def repeated(a: int, bits: int) -> int:
+    """128 bits, once or twice."""
+    return a if bits == 128 else a | a << 128
+
+
+def spread(form: Binary, a: int, bits: int) -> int:
+    """Lane i of a in all lanes of the i-th 128 bits."""
+    ones = sum(1 << at for at in range(0, 128, form.bits))
+    lanes = lanes_of(form, a, bits // 128 * form.bits)
+    return sum(lane * ones << 128 * n for n, lane in enumerate(lanes))
+
+
+@insn("DPPD", vex=WIDE)
 def dppd(cpu: Cpu, dst: Operand, src: Operand, select: Operand) -> None:
     """SUM of DEST[i] * SRC[i] where imm8[4+i]; DEST[i] := imm8[i] ? SUM : 0, doubles"""
     check_sse(cpu)
     pick = select.value
     taken = quadword_mask(pick >> 4)
-    products = each(cpu, BINARY64, BINARY64.mul, dst.value & taken, src.value & taken)
+    products = each(cpu, BINARY64, BINARY64.mul, dst.value & taken, src.value & taken, 128)
     total = settled(cpu, BINARY64.add(products & M64, products >> 64, cpu.mxcsr))
     dst.value = (total | total << 64) & quadword_mask(pick)
-
-
-def quadword_mask(select: int) -> int:
-    """All ones in the quadwords whose bit of `select` is set."""
-    return (select & 1) * M64 | (select >> 1 & 1) * LOW64_OUT
 
 
 # ---- comparison ----------------------------------------------------------------------------------------
@@ -502,35 +524,35 @@ def relation_of(cpu: Cpu, form: Binary, a: int, b: int, quiet: bool) -> int:
     return relation
 
 
-@insn("UCOMISS")
+@insn("UCOMISS", vex=WIDE)
 def ucomiss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """ZF, PF, CF := 111 unordered, 000 greater, 001 less, 100 equal; a quiet NaN is not invalid"""
     check_sse(cpu)
     set_relation(cpu, relation_of(cpu, BINARY32, dst.value & M32, src.value & M32, True))
 
 
-@insn("UCOMISD")
+@insn("UCOMISD", vex=WIDE)
 def ucomisd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """ZF, PF, CF := 111 unordered, 000 greater, 001 less, 100 equal; a quiet NaN is not invalid"""
     check_sse(cpu)
     set_relation(cpu, relation_of(cpu, BINARY64, dst.value & M64, src.value & M64, True))
 
 
-@insn("COMISS")
+@insn("COMISS", vex=WIDE)
 def comiss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """ZF, PF, CF := 111 unordered, 000 greater, 001 less, 100 equal; any NaN is invalid"""
     check_sse(cpu)
     set_relation(cpu, relation_of(cpu, BINARY32, dst.value & M32, src.value & M32, False))
 
 
-@insn("COMISD")
+@insn("COMISD", vex=WIDE)
 def comisd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """ZF, PF, CF := 111 unordered, 000 greater, 001 less, 100 equal; any NaN is invalid"""
     check_sse(cpu)
     set_relation(cpu, relation_of(cpu, BINARY64, dst.value & M64, src.value & M64, False))
 
 
-# Predicate imm8[2:0] of CMPPS and friends -> relations for which it holds
+# Predicate imm8[3:0] of CMPPS and friends (legacy forms: 2:0) -> relations for which it holds
 PREDICATES = (
     (EQUAL,),  # EQ
     (LESS,),  # LT
@@ -540,18 +562,27 @@ PREDICATES = (
     (EQUAL, GREATER, UNORDERED),  # NLT
     (GREATER, UNORDERED),  # NLE
     (LESS, EQUAL, GREATER),  # ORD
+    (EQUAL, UNORDERED),  # EQ_UQ
+    (LESS, UNORDERED),  # NGE
+    (LESS, EQUAL, UNORDERED),  # NGT
+    (),  # FALSE
+    (LESS, GREATER),  # NEQ_OQ
+    (EQUAL, GREATER),  # GE
+    (GREATER,),  # GT
+    (LESS, EQUAL, GREATER, UNORDERED),  # TRUE
 )
-QUIET_PREDICATES = (True, False, False, True, True, False, False, True)
+# Whether a quiet NaN leaves the invalid flag alone; imm8[4] turns it around
+QUIET_PREDICATES = (True, False, False, True, True, False, False, True) * 2
 
 
 def predicate(form: Binary, imm8: int) -> Binary2:
-    """The comparison imm8[2:0] as an operation that answers all ones or 0."""
-    kind = imm8 & 7
-    holds = PREDICATES[kind]
+    """The comparison imm8[4:0] as an operation that answers all ones or 0."""
+    holds = PREDICATES[imm8 & 15]
+    quiet = QUIET_PREDICATES[imm8 & 15] != bool(imm8 & 16)
     ones = form.sign | form.magnitude
 
     def operation(a: int, b: int, control: int) -> Result:
-        relation, flags = form.compare(a, b, control, QUIET_PREDICATES[kind])
+        relation, flags = form.compare(a, b, control, quiet)
         return ones if relation in holds else 0, flags
 
     return operation
@@ -561,14 +592,14 @@ def predicate(form: Binary, imm8: int) -> Binary2:
 def cmpps(cpu: Cpu, dst: Operand, src: Operand, kind: Operand) -> None:
     """DEST[i] := DEST[i] predicate(imm8[2:0]) SRC[i] ? ones : 0, singles"""
     check_sse(cpu)
-    dst.value = each(cpu, BINARY32, predicate(BINARY32, kind.value), dst.value, src.value)
+    dst.value = each(cpu, BINARY32, predicate(BINARY32, kind.value & 7), dst.value, src.value, dst.bits)
 
 
 @insn("CMPPD")
 def cmppd(cpu: Cpu, dst: Operand, src: Operand, kind: Operand) -> None:
     """DEST[i] := DEST[i] predicate(imm8[2:0]) SRC[i] ? ones : 0, doubles"""
     check_sse(cpu)
-    dst.value = each(cpu, BINARY64, predicate(BINARY64, kind.value), dst.value, src.value)
+    dst.value = each(cpu, BINARY64, predicate(BINARY64, kind.value & 7), dst.value, src.value, dst.bits)
 
 
 @insn("CMPSS")
@@ -576,13 +607,45 @@ def cmpss(cpu: Cpu, dst: Operand, src: Operand, kind: Operand) -> None:
     """DEST[31:0] := DEST[31:0] predicate(imm8[2:0]) SRC[31:0] ? ones : 0"""
     check_sse(cpu)
     a = dst.value
-    compared = predicate(BINARY32, kind.value)
+    compared = predicate(BINARY32, kind.value & 7)
     dst.value = a & LOW32_OUT | settled(cpu, compared(a & M32, src.value & M32, cpu.mxcsr))
 
 
 @insn("CMPSD_XMM_XMMM64_IMM8")
 def cmpsd(cpu: Cpu, dst: Operand, src: Operand, kind: Operand) -> None:
     """DEST[63:0] := DEST[63:0] predicate(imm8[2:0]) SRC[63:0] ? ones : 0"""
+    check_sse(cpu)
+    a = dst.value
+    compared = predicate(BINARY64, kind.value & 7)
+    dst.value = a & LOW64_OUT | settled(cpu, compared(a & M64, src.value & M64, cpu.mxcsr))
+
+
+@insn("VCMPPS")
+def vcmpps(cpu: Cpu, dst: Operand, src: Operand, kind: Operand) -> None:
+    """DEST[i] := SRC1[i] predicate(imm8[4:0]) SRC2[i] ? ones : 0, singles"""
+    check_sse(cpu)
+    dst.value = each(cpu, BINARY32, predicate(BINARY32, kind.value), dst.value, src.value, dst.bits)
+
+
+@insn("VCMPPD")
+def vcmppd(cpu: Cpu, dst: Operand, src: Operand, kind: Operand) -> None:
+    """DEST[i] := SRC1[i] predicate(imm8[4:0]) SRC2[i] ? ones : 0, doubles"""
+    check_sse(cpu)
+    dst.value = each(cpu, BINARY64, predicate(BINARY64, kind.value), dst.value, src.value, dst.bits)
+
+
+@insn("VCMPSS")
+def vcmpss(cpu: Cpu, dst: Operand, src: Operand, kind: Operand) -> None:
+    """DEST[31:0] := SRC1[31:0] predicate(imm8[4:0]) SRC2[31:0] ? ones : 0"""
+    check_sse(cpu)
+    a = dst.value
+    compared = predicate(BINARY32, kind.value)
+    dst.value = a & LOW32_OUT | settled(cpu, compared(a & M32, src.value & M32, cpu.mxcsr))
+
+
+@insn("VCMPSD")
+def vcmpsd(cpu: Cpu, dst: Operand, src: Operand, kind: Operand) -> None:
+    """DEST[63:0] := SRC1[63:0] predicate(imm8[4:0]) SRC2[63:0] ? ones : 0"""
     check_sse(cpu)
     a = dst.value
     compared = predicate(BINARY64, kind.value)
@@ -627,7 +690,7 @@ def truncated_double(a: int, control: int) -> Result:
     return BINARY64.to_int(a, 32, control | TOWARD_ZERO)
 
 
-@insn("CVTSI2SS")
+@insn("CVTSI2SS", vex=WIDE)
 def cvtsi2ss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := single(SRC)"""
     check_sse(cpu)
@@ -636,7 +699,7 @@ def cvtsi2ss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = dst.value & LOW32_OUT | settled(cpu, BINARY32.from_int(number, cpu.mxcsr))
 
 
-@insn("CVTSI2SD")
+@insn("CVTSI2SD", vex=WIDE)
 def cvtsi2sd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := double(SRC)"""
     check_sse(cpu)
@@ -645,74 +708,74 @@ def cvtsi2sd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = dst.value & LOW64_OUT | settled(cpu, BINARY64.from_int(number, cpu.mxcsr))
 
 
-@insn("CVTSS2SI")
+@insn("CVTSS2SI", vex=WIDE)
 def cvtss2si(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := integer(SRC[31:0]), by MXCSR.RC"""
     check_sse(cpu)
     dst.value = settled(cpu, BINARY32.to_int(src.value & M32, dst.bits, cpu.mxcsr))
 
 
-@insn("CVTSD2SI")
+@insn("CVTSD2SI", vex=WIDE)
 def cvtsd2si(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := integer(SRC[63:0]), by MXCSR.RC"""
     check_sse(cpu)
     dst.value = settled(cpu, BINARY64.to_int(src.value & M64, dst.bits, cpu.mxcsr))
 
 
-@insn("CVTTSS2SI")
+@insn("CVTTSS2SI", vex=WIDE)
 def cvttss2si(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := integer(SRC[31:0]), truncated"""
     check_sse(cpu)
     dst.value = settled(cpu, BINARY32.to_int(src.value & M32, dst.bits, cpu.mxcsr | TOWARD_ZERO))
 
 
-@insn("CVTTSD2SI")
+@insn("CVTTSD2SI", vex=WIDE)
 def cvttsd2si(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := integer(SRC[63:0]), truncated"""
     check_sse(cpu)
     dst.value = settled(cpu, BINARY64.to_int(src.value & M64, dst.bits, cpu.mxcsr | TOWARD_ZERO))
 
 
-@insn("CVTDQ2PS")
+@insn("CVTDQ2PS", vex=WIDE)
 def cvtdq2ps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """single i of DEST := doubleword i of SRC"""
     check_sse(cpu)
-    dst.value = each_of(cpu, single_from_int32, src.value, 32, 32, 4)
+    dst.value = each_of(cpu, single_from_int32, src.value, 32, 32, dst.bits // 32)
 
 
-@insn("CVTDQ2PD")
+@insn("CVTDQ2PD", vex=WIDE)
 def cvtdq2pd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """double i of DEST := doubleword i of SRC"""
     check_sse(cpu)
-    dst.value = each_of(cpu, double_from_int32, src.value, 32, 64, 2)
+    dst.value = each_of(cpu, double_from_int32, src.value, 32, 64, dst.bits // 64)
 
 
-@insn("CVTPS2DQ")
+@insn("CVTPS2DQ", vex=WIDE)
 def cvtps2dq(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """doubleword i of DEST := integer(single i of SRC), by MXCSR.RC"""
     check_sse(cpu)
-    dst.value = each_of(cpu, int32_from_single, src.value, 32, 32, 4)
+    dst.value = each_of(cpu, int32_from_single, src.value, 32, 32, dst.bits // 32)
 
 
-@insn("CVTTPS2DQ")
+@insn("CVTTPS2DQ", vex=WIDE)
 def cvttps2dq(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """doubleword i of DEST := integer(single i of SRC), truncated"""
     check_sse(cpu)
-    dst.value = each_of(cpu, truncated_single, src.value, 32, 32, 4)
+    dst.value = each_of(cpu, truncated_single, src.value, 32, 32, dst.bits // 32)
 
 
-@insn("CVTPD2DQ")
+@insn("CVTPD2DQ", vex=WIDE)
 def cvtpd2dq(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """doubleword i of DEST := integer(double i of SRC), by MXCSR.RC; DEST[127:64] := 0"""
     check_sse(cpu)
-    dst.value = each_of(cpu, int32_from_double, src.value, 64, 32, 2)
+    dst.value = each_of(cpu, int32_from_double, src.value, 64, 32, src.bits // 64)
 
 
-@insn("CVTTPD2DQ")
+@insn("CVTTPD2DQ", vex=WIDE)
 def cvttpd2dq(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """doubleword i of DEST := integer(double i of SRC), truncated; DEST[127:64] := 0"""
     check_sse(cpu)
-    dst.value = each_of(cpu, truncated_double, src.value, 64, 32, 2)
+    dst.value = each_of(cpu, truncated_double, src.value, 64, 32, src.bits // 64)
 
 
 # ---- conversion between formats, rounding --------------------------------------------------------------
@@ -728,32 +791,32 @@ def narrowed(a: int, control: int) -> Result:
     return BINARY32.from_format(BINARY64, a, control)
 
 
-@insn("CVTSS2SD")
+@insn("CVTSS2SD", vex=WIDE)
 def cvtss2sd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[63:0] := double(SRC[31:0])"""
     check_sse(cpu)
     dst.value = dst.value & LOW64_OUT | settled(cpu, widened(src.value & M32, cpu.mxcsr))
 
 
-@insn("CVTSD2SS")
+@insn("CVTSD2SS", vex=WIDE)
 def cvtsd2ss(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := single(SRC[63:0])"""
     check_sse(cpu)
     dst.value = dst.value & LOW32_OUT | settled(cpu, narrowed(src.value & M64, cpu.mxcsr))
 
 
-@insn("CVTPS2PD")
+@insn("CVTPS2PD", vex=WIDE)
 def cvtps2pd(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """double i of DEST := single i of SRC"""
     check_sse(cpu)
-    dst.value = each_of(cpu, widened, src.value, 32, 64, 2)
+    dst.value = each_of(cpu, widened, src.value, 32, 64, dst.bits // 64)
 
 
-@insn("CVTPD2PS")
+@insn("CVTPD2PS", vex=WIDE)
 def cvtpd2ps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """single i of DEST := double i of SRC; DEST[127:64] := 0"""
     check_sse(cpu)
-    dst.value = each_of(cpu, narrowed, src.value, 64, 32, 2)
+    dst.value = each_of(cpu, narrowed, src.value, 64, 32, src.bits // 64)
 
 
 def rounding(cpu: Cpu, imm8: int) -> int:
@@ -774,23 +837,23 @@ def integral(form: Binary, control: int, imm8: int) -> Unary:
     return operation
 
 
-@insn("ROUNDPS")
+@insn("ROUNDPS", vex=WIDE)
 def roundps(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """DEST[i] := SRC[i] rounded to an integer, singles"""
     check_sse(cpu)
     operation = integral(BINARY32, rounding(cpu, control.value), control.value)
-    dst.value = each_of(cpu, operation, src.value, 32, 32, 4)
+    dst.value = each_of(cpu, operation, src.value, 32, 32, dst.bits // 32)
 
 
-@insn("ROUNDPD")
+@insn("ROUNDPD", vex=WIDE)
 def roundpd(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """DEST[i] := SRC[i] rounded to an integer, doubles"""
     check_sse(cpu)
     operation = integral(BINARY64, rounding(cpu, control.value), control.value)
-    dst.value = each_of(cpu, operation, src.value, 64, 64, 2)
+    dst.value = each_of(cpu, operation, src.value, 64, 64, dst.bits // 64)
 
 
-@insn("ROUNDSS")
+@insn("ROUNDSS", vex=WIDE)
 def roundss(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """DEST[31:0] := SRC[31:0] rounded to an integer"""
     check_sse(cpu)
@@ -798,7 +861,7 @@ def roundss(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     dst.value = dst.value & LOW32_OUT | settled(cpu, operation(src.value & M32, 0))
 
 
-@insn("ROUNDSD")
+@insn("ROUNDSD", vex=WIDE)
 def roundsd(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """DEST[63:0] := SRC[63:0] rounded to an integer"""
     check_sse(cpu)

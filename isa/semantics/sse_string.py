@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from isa.operands import Operand
 from isa.semantics.fpu_control import check_sse
-from isa.semantics.registry import insn
+from isa.semantics.registry import WIDE, insn
 from isa.semantics.vector import BYTES, S8, S16, U8, U16, WORDS, filled, split
 
 if TYPE_CHECKING:
@@ -133,14 +133,14 @@ def implicit(cpu: Cpu, dst: Operand, src: Operand, imm8: int) -> int:
     return found
 
 
-@insn("PCMPESTRI")
+@insn("PCMPESTRI", vex=WIDE)
 def pcmpestri(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """ECX := index of the first or last match; lengths in EAX and EDX"""
     check_sse(cpu)
     cpu.rcx = index_of(explicit(cpu, dst, src, control.value, 32), control.value)
 
 
-@insn("PCMPESTRI64")
+@insn("PCMPESTRI64", vex=WIDE)
 def pcmpestri64(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """ECX := index of the first or last match; lengths in RAX and RDX"""
     check_sse(cpu)
@@ -154,6 +154,14 @@ def pcmpestrm(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     cpu.xmm0 = mask_of(explicit(cpu, dst, src, control.value, 32), control.value)
 
 
+@insn("VPCMPESTRM")
+def vpcmpestrm(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
+    """XMM0 := mask of the matches, the bits above 0; lengths in EAX and EDX"""
+    check_sse(cpu)
+    cpu.xmm0 = mask_of(explicit(cpu, dst, src, control.value, 32), control.value)
+    cpu.ymmh0 = 0
+
+
 @insn("PCMPESTRM64")
 def pcmpestrm64(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """XMM0 := mask of the matches; lengths in RAX and RDX"""
@@ -161,7 +169,15 @@ def pcmpestrm64(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     cpu.xmm0 = mask_of(explicit(cpu, dst, src, control.value, 64), control.value)
 
 
-@insn("PCMPISTRI")
+@insn("VPCMPESTRM64")
+def vpcmpestrm64(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
+    """XMM0 := mask of the matches, the bits above 0; lengths in RAX and RDX"""
+    check_sse(cpu)
+    cpu.xmm0 = mask_of(explicit(cpu, dst, src, control.value, 64), control.value)
+    cpu.ymmh0 = 0
+
+
+@insn("PCMPISTRI", vex=WIDE)
 def pcmpistri(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """ECX := index of the first or last match; the strings end with a zero element"""
     check_sse(cpu)
@@ -173,3 +189,11 @@ def pcmpistrm(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """XMM0 := mask of the matches; the strings end with a zero element"""
     check_sse(cpu)
     cpu.xmm0 = mask_of(implicit(cpu, dst, src, control.value), control.value)
+
+
+@insn("VPCMPISTRM")
+def vpcmpistrm(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
+    """XMM0 := mask of the matches, the bits above 0; the strings end with a zero element"""
+    check_sse(cpu)
+    cpu.xmm0 = mask_of(implicit(cpu, dst, src, control.value), control.value)
+    cpu.ymmh0 = 0

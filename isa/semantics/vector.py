@@ -7,13 +7,15 @@ calls masks the result where a function says that zero lanes do not stay zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from struct import Struct
 from typing import TYPE_CHECKING
 
 from isa.faults import DeviceNotAvailable, InvalidOpcode
 from isa.operands import Operand
 from isa.semantics.fpu_control import check_pending, check_sse
+from isa.semantics.registry import HALVES
 from isa.state import CR0_EM, CR0_TS, CR4_OSFXSR, M64
 
 if TYPE_CHECKING:
@@ -78,6 +80,55 @@ def enter_mmx(cpu: Cpu) -> None:
     """All x87 registers valid, TOP 0: the end of every MMX instruction. A write to MMn does it itself."""
     cpu.fpu.tags = [0] * 8
     cpu.fpu.top = 0
+
+
+# ---- 256 bits ---------------------------------------------------------------------------------------------
+
+
+class Half:
+    """128 bits of a wider operand, on their way through a definition that works on 128."""
+
+    __slots__ = ("value",)
+    bits = 128
+    bytes = 16
+    mask = M128
+    in_memory = False
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+@cache
+def on_halves(function: Callable[..., None], part: int) -> Callable[..., None]:
+    """A 256-bit form of an instruction that treats each 128 bits alike.
+
+    With `part` HALVES the sources of 256 bits are halved and the others (shift counts, immediates) serve both
+    halves; with less, `part` bits of a source make 128 bits of the result.
+    """
+
+    def run(cpu: Cpu, dst: Operand, *sources: Operand) -> None:
+        check_sse(cpu)  # before memory is read
+        old = dst.value
+        low: list[Half] = []
+        high: list[Half] = []
+        for source in sources:
+            value = source.value
+            if part != HALVES:
+                low.append(Half(value))
+                high.append(Half(value >> part))
+            elif source.bits == 256:
+                low.append(Half(value & M128))
+                high.append(Half(value >> 128))
+            else:
+                both_use = Half(value)
+                low.append(both_use)
+                high.append(both_use)
+        first, second = Half(old & M128), Half(old >> 128)
+        function(cpu, first, *low)
+        function(cpu, second, *high)
+        dst.value = first.value | second.value << 128
+
+    return run
 
 
 # ---- masks -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from isa.exits import Budget, ExitReason
 from pysim_vm.vm import AxVM
 
-SLICE = 200_000      # instructions between two looks at the output
+SLICE = 200_000  # instructions between two looks at the output
 
 
 def run_until(vm: AxVM, text: str, budget: int) -> ExitReason | None:

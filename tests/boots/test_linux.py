@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from boots.sessions import run_until
+import os
+from pathlib import Path
 
-from isa.exits import Budget
+import pytest
+from boots.initramfs import busybox_initramfs
+from boots.sessions import run_until, type_line
+
+from isa.exits import Budget, SystemDown
 from pysim_vm.loader import LoadOptions
 from pysim_vm.machine import vm_from_image
 from tests.guests import guest
@@ -16,6 +20,16 @@ COMMAND_LINE = (
     "earlyprintk=ttyS0 console=ttyS0 reboot=t panic=-1 nokaslr cryptomgr.notests acpi=off pci=off noapic "
     "nolapic nopti noreplace-smp rodata=off random.trust_cpu=on"
 )
+# Self-checks and tracing tables of the kernel that cost 200 M instructions and nobody looks at here
+BLACKLIST = (
+    " initcall_blacklist=ftrace_check_for_weak_functions,ftrace_check_sync,trace_eval_init,trace_eval_sync,"
+    "tracer_init_tracefs,cubictcp_register,bpf_prog_test_run_init,bpf_kfunc_init,kfunc_init,slab_sysfs_init,"
+    "blake2s_mod_init,init_kprobe_trace,init_blk_tracer,load_system_certificate_list,"
+    "bpf_rstat_kfunc_init,bpf_key_sig_kfuncs_init,bpf_tcp_ca_kfunc_init"
+)
+# The engine of the long boot: PYSIM_BOOT_ENGINE=step is the hardest proof and takes three times as long
+ENGINE = os.environ.get("PYSIM_BOOT_ENGINE", "block")
+ARTEFACTS = Path(__file__).resolve().parent.parent.parent / "artefacts"
 
 
 def test_debian_kernel_prints_its_banner_and_goes_on_with_memory_and_time():
@@ -45,3 +59,26 @@ def test_debian_kernel_prints_its_banner_when_entered_by_its_pvh_note():
         guest("vmlinuz-cloud-amd64"), LoadOptions(cmdline=COMMAND_LINE, linux_entry="pvh"), memory="128M"
     )
     assert run_until(vm, "Linux version 6.", 30_000_000) is None
+
+
+@pytest.mark.slow
+def test_debian_kernel_boots_to_a_busybox_shell_that_answers_and_switches_off(tmp_path: Path):
+    initrd = tmp_path / "initrd.cpio"
+    initrd.write_bytes(busybox_initramfs(guest("busybox").read_bytes()))
+    vm = vm_from_image(
+        guest("vmlinuz-cloud-amd64"),
+        LoadOptions(cmdline=COMMAND_LINE + BLACKLIST, initrd=initrd),
+        memory="128M",
+        engine=ENGINE,
+    )
+    try:
+        assert run_until(vm, "initramfs is up", 230_000_000) is None
+        assert run_until(vm, "# ", 10_000_000) is None
+        type_line(vm, "echo the answer is $((6 * 7)); head -c 64 /proc/version")
+        assert run_until(vm, "the answer is 42", 10_000_000) is None
+        assert run_until(vm, "Linux version 6.1", 10_000_000) is None
+        type_line(vm, "/bin/busybox reboot -f")
+        assert isinstance(vm.run(30_000_000), SystemDown)
+    finally:
+        ARTEFACTS.mkdir(exist_ok=True)
+        (ARTEFACTS / f"debian-console-{ENGINE}.log").write_text(vm.console.text())

@@ -17,7 +17,7 @@ from iced_x86 import (
 )
 
 from isa.decode import code_names, mnemonic_names
-from isa.semantics import instruction_table
+from isa.semantics import definition_for
 from isa.semantics.registry import Definition
 
 _ESCAPES = {
@@ -36,9 +36,7 @@ TAIL = b"\x03" * 10  # displacement and immediates: a shift count that is neithe
 @cache
 def definition_of(code: Any) -> Definition | None:
     """What the CPU does for a form, or None if it lacks it."""
-    table = instruction_table()
-    info = OpCodeInfo(code)
-    return table.get(code_names()[code]) or table.get(mnemonic_names()[info.mnemonic])
+    return definition_for(code_names()[code], mnemonic_names()[OpCodeInfo(code).mnemonic])
 
 
 @cache

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from isa.cpu import Cpu
-from isa.decode import disassemble, feature_names
-from isa.faults import Fault
+from isa.decode import Insn, disassemble, feature_names
+from isa.faults import Fault, GeneralProtection
 from isa.memory import PhysicalMemory
 from isa.state import CR0_PE, EFER_LMA, EFER_LME, GPR_NAMES
+from isa.translate import translate
 
 CODE = 0x1000  # where `make_cpu` puts the code and RIP
 STACK = 0x8000  # where it puts RSP
@@ -50,11 +53,39 @@ def make_cpu(
 def execute(text: str, code: str, bits: int = 64, **registers: int) -> Cpu:
     """Run the one instruction with the hex bytes `code` in a fresh machine; `text` must be its disassembly.
 
-    Raises AssertionError if the bytes do not read `text` or the instruction leaves with an exit.
+    Raises AssertionError if the bytes do not read `text`, the instruction leaves with an exit, or a block
+    made of it does something else than the step engine.
     """
     raw = bytes.fromhex(code)
     cpu = make_cpu(bits, raw, ALL_FEATURES, **registers)
-    return run_one(cpu, text, raw)
+    run_one(cpu, text, raw)
+    if bits == 64:
+        other = make_cpu(bits, raw, ALL_FEATURES, **registers)
+        before = visible_state(other)
+        plain = run_as_block(other)
+        assert visible_state(other) == (visible_state(cpu) if plain else before), "the block engine differs"
+        if plain:
+            assert np.array_equal(other.memory.pool, cpu.memory.pool), (
+                "the block engine stores something else"
+            )
+    return cpu
+
+
+def run_as_block(cpu: Cpu) -> bool:
+    """Run the instruction at RIP as a block of its own; False if the step engine has to execute it."""
+    head = cpu.rip
+
+    def fetch(ip: int) -> Insn:
+        if ip != head:
+            raise GeneralProtection(0, "the block ends here")
+        return cpu.code[ip]
+
+    block = translate(fetch, cpu.definition_of, head, cpu.cpl, shortest=1)
+    if block is None:
+        return False
+    plain = not block.run(cpu, cpu.retired + block.length)
+    cpu.settle_flags()
+    return plain
 
 
 def run_one(cpu: Cpu, text: str, raw: bytes) -> Cpu:

@@ -30,10 +30,13 @@ normals = st.builds(
     lambda sign, exponent, low: pattern(sign, exponent, 1 << 63 | low),
     st.integers(0, 1), st.integers(16383 - 80, 16383 + 80), significands,
 )  # fmt: skip
-denormals = st.builds(lambda sign, low: pattern(sign, 0, low), st.integers(0, 1), st.integers(1, (1 << 64) - 1))
+denormals = st.builds(
+    lambda sign, low: pattern(sign, 0, low), st.integers(0, 1), st.integers(1, (1 << 64) - 1)
+)
 extremes = st.builds(
     lambda sign, exponent, low: pattern(sign, exponent, 1 << 63 | low),
-    st.integers(0, 1), st.sampled_from((1, 2, 3, 66, 0x2000, 0x1FFF, 0x5FFF, 0x6000, 0x7FFD, 0x7FFE)), significands,
+    st.integers(0, 1), st.sampled_from((1, 2, 3, 66, 0x1FFF, 0x2000, 0x5FFF, 0x6000, 0x7FFD, 0x7FFE)),
+    significands,
 )  # fmt: skip
 numbers = normals | denormals | extremes
 controls = st.builds(
@@ -45,7 +48,7 @@ controls = st.builds(
 def exact(a: int) -> Fraction:
     """The value of a finite pattern."""
     sign, exponent, significand = a >> 79, a >> 64 & 0x7FFF, a & (1 << 64) - 1
-    return (-1) ** sign * significand * Fraction(2) ** (max(exponent, 1) - 16383 - 63)
+    return Fraction(-significand if sign else significand) * Fraction(2) ** (max(exponent, 1) - 16383 - 63)
 
 
 def expected(value: Fraction, control: int) -> int:
@@ -78,7 +81,9 @@ def expected(value: Fraction, control: int) -> int:
 
 
 @given(numbers, numbers, controls)
-def test_sum_difference_product_and_quotient_are_the_exact_ones_rounded_once(a: int, b: int, control: int) -> None:
+def test_sum_difference_product_and_quotient_are_the_exact_ones_rounded_once(
+    a: int, b: int, control: int
+) -> None:
     left, right = exact(a), exact(b)
     for operation, value in (
         (x.add, left + right), (x.sub, left - right), (x.reversed_sub, right - left), (x.mul, left * right),
@@ -122,7 +127,9 @@ def test_zeros_of_both_signs_are_equal() -> None:
     ("operand", "quiet", "flags"),
     [(QUIET, False, IE), (QUIET, True, 0), (SIGNALLING, True, IE), (UNNORMAL, True, IE)],
 )
-def test_compare_with_a_nan_is_unordered_and_invalid_unless_quiet(operand: int, quiet: bool, flags: int) -> None:
+def test_compare_with_a_nan_is_unordered_and_invalid_unless_quiet(
+    operand: int, quiet: bool, flags: int
+) -> None:
     assert x.compare(ONE, operand, quiet=quiet) == (x.UNORDERED, flags)
 
 
@@ -263,7 +270,9 @@ def test_a_packed_decimal_holds_eighteen_digits_and_no_more() -> None:
 
 
 @given(normals | denormals, st.integers(-40000, 40000), controls)
-def test_scaling_multiplies_by_a_power_of_two_and_ignores_precision_control(a: int, power: int, control: int) -> None:
+def test_scaling_multiplies_by_a_power_of_two_and_ignores_precision_control(
+    a: int, power: int, control: int
+) -> None:
     assume(abs(power) < 32768)
     result, _ = x.scale(a, x.from_integer(power), control)
     assert result == expected(exact(a) * Fraction(2) ** power, control | 0x300)

@@ -84,7 +84,9 @@ class Trampoline:
     def __init__(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+        libc.mmap.argtypes = [
+            ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
+        ]  # fmt: skip
         protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10_0000  # MAP_FIXED_NOREPLACE
         if libc.mmap(BASE, 0x3000, protection, flags, -1, 0) != BASE:
@@ -108,24 +110,22 @@ class Trampoline:
         relative("dd35", OUT_IMAGE)  # fnsave
         code += bytes.fromhex("fcc3")  # cld; ret
         ctypes.memmove(BASE, bytes(code), len(code))
-        self.state = (ctypes.c_char * 512).from_address(STATE)
-        self.slot = (ctypes.c_char * SLOT).from_address(self.at)
-        self.window = (ctypes.c_char * WINDOW_SIZE).from_address(WINDOW)
         self.function = ctypes.CFUNCTYPE(None)(BASE)
 
     def run(self, code: bytes, image: bytes, flags: int, window: bytes) -> tuple[bytes, int, bytes, int]:
         """Execute one case; (image, flags, window, AX) afterwards."""
-        self.slot.raw = code.ljust(SLOT, b"\x90")
-        self.state[IN_IMAGE : IN_IMAGE + IMAGE_SIZE] = image
-        self.state[IN_FLAGS : IN_FLAGS + 8] = struct.pack("<Q", flags | 0x202)
-        self.window.raw = window
+        ctypes.memmove(self.at, code.ljust(SLOT, b"\x90"), SLOT)
+        ctypes.memmove(STATE + IN_IMAGE, image, IMAGE_SIZE)
+        ctypes.memmove(STATE + IN_FLAGS, struct.pack("<Q", flags | 0x202), 8)
+        ctypes.memmove(WINDOW, window, WINDOW_SIZE)
         self.function()
-        flags, rax = struct.unpack_from("<QQ", self.state, OUT_FLAGS)
-        return self.state[OUT_IMAGE : OUT_IMAGE + IMAGE_SIZE], flags, self.window.raw, rax & 0xFFFF
+        flags, rax = struct.unpack("<QQ", ctypes.string_at(STATE + OUT_FLAGS, 16))
+        out = ctypes.string_at(STATE + OUT_IMAGE, IMAGE_SIZE)
+        return out, flags, ctypes.string_at(WINDOW, WINDOW_SIZE), rax & 0xFFFF
 
 
 class NativeX87:
-    """A worker process around a Trampoline. Use as a context manager; `at` is where the instruction stands."""
+    """A worker process around a Trampoline. Use as a context manager; `at` is where the code stands."""
 
     def __enter__(self) -> NativeX87:
         self.process = subprocess.Popen(

@@ -1,15 +1,14 @@
-"""Random 64-bit programs and the machine they run in, for comparing the two engines. It compares nothing itself.
+"""Random 64-bit programs and the machine they run in, for comparing the engines. It compares nothing itself.
 
-A program is what a hostile guest could be: arithmetic of every form that blocks can hold, loops, calls, returns,
-stores into its own code, accesses to every kind of page, exits; and a script of what happens to it from outside.
-Its faults are answered by handlers inside the guest that go on behind the faulting instruction.
+A program is what a hostile guest could be: arithmetic of every form that blocks can hold, loops, calls and
+returns, stores into its own code, accesses to every kind of page, exits; and a script of what happens to it
+from outside. Its faults are answered by handlers inside the guest that go on behind the faulting instruction.
 The same seed gives the same program.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +17,7 @@ from iced_x86 import Code, Encoder, Instruction, OpCodeInfo, OpCodeOperandKind, 
 
 from isa.assembler import assemble
 from isa.cpu import Cpu
-from isa.decode import code_names, mnemonic_names
+from isa.decode import mnemonic_names
 from isa.exits import (
     Budget,
     ExitReason,
@@ -78,7 +77,7 @@ STACK_AT, KERNEL_AT, RECOVERY_AT = 0x3_0000, 0x3_8000, 0x4_0000
 RAM = 0x5_0000
 ROM_GPA, LAZY_GPA, ALIAS_GPA, MMIO_GPA = 0x8_0000, 0x9_0000, 0xA_0000, 0xB_0000
 
-P, RW, US, NX = 1, 2, 4, 1 << 63
+P, RW, US, A, NX = 1, 2, 4, 1 << 5, 1 << 63
 CODE0, DATA0, DATA3, CODE3, TSS_SELECTOR = 0x08, 0x10, 0x23, 0x2B, 0x38
 TF, AC = 0x100, 0x4_0000
 WITH_ERROR_CODE = (8, 10, 11, 12, 13, 14, 17, 21)
@@ -339,10 +338,11 @@ class Machine:
         made: dict[str, Any] = {name: getattr(cpu, name) for name in GPR_NAMES}
         made.update({name: getattr(cpu, name) for name in XMM_NAMES})
         made.update(
-            rip=cpu.rip, rflags=cpu.rflags(), cf=cpu.cf, retired=cpu.retired, cpl=cpu.cpl, cr0=cpu.cr0, cr2=cpu.cr2,
-            cr3=cpu.cr3, cr4=cpu.cr4, cr8=cpu.cr8, dr6=cpu.dr6, dr7=cpu.dr7, efer=cpu.efer, cs=cpu.cs.selector,
-            ss=cpu.ss.selector, fs=cpu.fs.base, gs=cpu.gs.base, shadow=cpu.shadow, halted=cpu.halted,
-            rf=cpu.rf, msr=dict(cpu.msr), faults=len(cpu.faults), last_fault=cpu.faults[-1:],
+            rip=cpu.rip, rflags=cpu.rflags(), cf=cpu.cf, retired=cpu.retired, cpl=cpu.cpl, cr0=cpu.cr0,
+            cr2=cpu.cr2, cr3=cpu.cr3, cr4=cpu.cr4, cr8=cpu.cr8, dr6=cpu.dr6, dr7=cpu.dr7, efer=cpu.efer,
+            cs=cpu.cs.selector, ss=cpu.ss.selector, fs=cpu.fs.base, gs=cpu.gs.base,
+            shadow=cpu.shadow, halted=cpu.halted, rf=cpu.rf, msr=dict(cpu.msr),
+            faults=len(cpu.faults), last_fault=cpu.faults[-1:],
             gdtr=(cpu.gdtr.base, cpu.gdtr.limit), idtr=(cpu.idtr.base, cpu.idtr.limit),
         )  # fmt: skip
         return made
@@ -353,7 +353,7 @@ def page_entries(level: int) -> dict[int, int]:
     user, data = P | RW | US, P | RW | US | NX
     made: dict[int, int] = {}
     for n, at in enumerate(CODE_AT):
-        made[CODE + (n << 12)] = at | user
+        made[CODE + (n << 12)] = at | user | A  # translating looks ahead, so it may set A bits early
         made[CODE_ALIAS + (n << 12)] = at | data
     for n, at in enumerate(DATA_AT):
         made[DATA + (n << 12)] = at | data
@@ -377,7 +377,7 @@ def page_entries(level: int) -> dict[int, int]:
 # ---- choosing instructions --------------------------------------------------------------------------------
 
 _KIND = {value: name for name, value in vars(OpCodeOperandKind).items() if isinstance(value, int)}
-_CODE = {name: value for name, value in vars(Code).items() if isinstance(value, int)}
+_CODE: dict[str, Any] = {name: value for name, value in vars(Code).items() if isinstance(value, int)}
 _REGISTER = {name: value for name, value in vars(Register).items() if isinstance(value, int)}
 _LEGACY8 = ("AL", "CL", "DL", "BL", "AH", "CH", "DH", "BH")
 _IMMEDIATES = {
@@ -393,14 +393,28 @@ _SIZES = ("R8", "R16", "R32", "R64")
 _FATAL = frozenset(("LGDT", "LIDT", "WRFSBASE", "WRGSBASE", "SWAPGS", "LMSW", "CLTS"))
 # Kept out of blocks, or answered from outside: what a trace has to end at
 _OTHER = (
-    "PDEP_VEX", "CRC32_R32_RM32", "CPUID", "RDTSC", "PUSHFQ", "POPFQ", "ENTERQ_IMM16_IMM8", "POP_RM64", "LAHF",
-    "IN_AL_IMM8", "IN_EAX_DX", "OUT_DX_AX", "OUT_IMM8_AL", "VMCALL", "INT3", "UD2", "SYSCALL", "CLI", "STI",
-    "RDMSR", "WRMSR", "STAC", "CLAC", "PAUSE", "MFENCE", "ADDSD_XMM_XMMM64", "MOVDQU_XMM_XMMM128",
-    "PADDD_XMM_XMMM128", "MOVQ_XMM_RM64", "MOVQ_RM64_XMM", "MOVUPS_XMMM128_XMM", "FNSTSW_AX", "FLD1", "HLT",
+    "PDEP_VEX", "CRC32_R32_RM32", "CPUID", "RDTSC", "PUSHFQ", "POPFQ", "ENTERQ_IMM16_IMM8", "POP_RM64",
+    "LAHF", "IN_AL_IMM8", "IN_EAX_DX", "OUT_DX_AX", "OUT_IMM8_AL", "VMCALL", "INT3", "UD2", "SYSCALL",
+    "CLI", "STI", "RDMSR", "WRMSR", "STAC", "CLAC", "PAUSE", "MFENCE",
+    "ADDSD_XMM_XMMM64", "MOVDQU_XMM_XMMM128", "PADDD_XMM_XMMM128", "MOVQ_XMM_RM64",
+    "MOVQ_RM64_XMM", "MOVUPS_XMMM128_XMM", "FNSTSW_AX", "FLD1", "HLT",
     "RDFSBASE_R64", "INVLPG_M", "XLAT_M8", "MOV_RM64_SREG", "CMPXCHG16B_M128",
 )  # fmt: skip
 
-DST, POINTER, SECOND, COUNTER = 0, 12, 13, 14  # register numbers with a role
+_BRANCHES = (
+    "JO", "JNO", "JB", "JAE", "JE", "JNE", "JBE", "JA", "JS", "JNS", "JP", "JNP", "JL", "JGE", "JLE", "JG",
+    "JMP",
+)  # fmt: skip
+_COUNTER_BRANCHES = (
+    "LOOP_REL8_64_RCX", "LOOPE_REL8_64_RCX", "LOOPNE_REL8_64_RCX", "LOOP_REL8_64_ECX", "JRCXZ_REL8_64",
+    "JECXZ_REL8_64",
+)  # fmt: skip
+_SPECIAL_PAGES = (
+    READ_ONLY, ABSENT, SUPERVISOR, MMIO, MMIO, ROM, LAZY, DATA_GPA_ALIAS, DATA_ALIAS, STACK - 0x1000,
+    CODE_ALIAS,
+)  # fmt: skip
+
+RSP, RBP, RSI, RDI, POINTER, SECOND, COUNTER = 4, 5, 6, 7, 12, 13, 14  # register numbers with a role
 
 
 def register_name(number: int, bits: int, rex: bool = True) -> str:
@@ -461,7 +475,7 @@ def edge_value(rng: random.Random, bits: int) -> int:
 
 @dataclass(slots=True)
 class Item:
-    """One instruction: `target` is the number of the item it refers to, `patch` makes it a store into that."""
+    """One instruction; `target` is the number of the item it jumps to, takes the address of or patches."""
 
     instruction: Any
     target: int | None = None
@@ -505,14 +519,16 @@ class Builder:
         if rng.random() < 0.1 or (self.smap and rng.random() < 0.7):
             flags |= AC
         registers = [edge_value(rng, 64) for _ in GPR_NAMES]
-        registers[4] = STACK + 0x1000 + 8 * rng.randrange(-8, 64) + (rng.randrange(8) if rng.random() < 0.1 else 0)
-        registers[5] = STACK + 0x1800
-        registers[6], registers[7] = self._data(), self._data()
+        registers[RSP] = (
+            STACK + 0x1000 + 8 * rng.randrange(-8, 64) + (rng.randrange(8) if rng.random() < 0.1 else 0)
+        )
+        registers[RBP] = STACK + 0x1800
+        registers[RSI], registers[RDI] = self._data(), self._data()
         registers[POINTER], registers[SECOND] = DATA + 0x1800, DATA + 0x2FF8
         registers[COUNTER] = 5
         return Program(
-            self.seed, self.level, self.base, self.smap, rng.random() < 0.1, code, starts, tuple(registers), flags,
-            rng.randbytes(DATA_PAGES << 12), tuple(self._script(len(code))),
+            self.seed, self.level, self.base, self.smap, rng.random() < 0.1, code, starts, tuple(registers),
+            flags, rng.randbytes(DATA_PAGES << 12), tuple(self._script(len(code))),
         )  # fmt: skip
 
     # ---- items -----------------------------------------------------------------------------------------
@@ -560,10 +576,7 @@ class Builder:
             self._text(rng.choice(("ret", "ret", "ret", "ret 8", "ret 0")))
 
     def _branch(self, target: int) -> None:
-        name = self.rng.choice(
-            ("JO", "JNO", "JB", "JAE", "JE", "JNE", "JBE", "JA", "JS", "JNS", "JP", "JNP", "JL", "JGE", "JLE", "JG",
-             "JMP")
-        )  # fmt: skip
+        name = self.rng.choice(_BRANCHES)
         self._add(Instruction.create_branch(_CODE[f"{name}_REL32_64"], 0), target, "branch")
 
     def _loop(self, start: int, end: int) -> None:
@@ -573,8 +586,7 @@ class Builder:
         back = max(start, here - rng.randrange(1, 12))
         kind = rng.randrange(4)
         if kind == 0:
-            name = rng.choice(("LOOP_REL8_64_RCX", "LOOPE_REL8_64_RCX", "LOOPNE_REL8_64_RCX", "LOOP_REL8_64_ECX",
-                               "JRCXZ_REL8_64", "JECXZ_REL8_64"))  # fmt: skip
+            name = rng.choice(_COUNTER_BRANCHES)
             self._add(Instruction.create_branch(_CODE[name], 0), rng.choice((back, here + 1)), "branch")
         elif kind == 1:
             self._text(f"mov ecx, {rng.randrange(1, 40)}")
@@ -717,7 +729,9 @@ class Builder:
             if bits == 64:
                 instruction.set_immediate_u64(n, value)
             else:
-                instruction.set_immediate_i64(n, value - (value >> bits - 1 << bits) if "SEX" in kind else value)
+                instruction.set_immediate_i64(
+                    n, value - (value >> bits - 1 << bits) if "SEX" in kind else value
+                )
 
     def _register(self, n: int) -> int:
         """A register; seldom one whose value something rests on."""
@@ -771,14 +785,15 @@ class Builder:
         rng = self.rng
         choice = rng.random()
         if not plain and choice < self.wild:
-            page = rng.choice((READ_ONLY, ABSENT, SUPERVISOR, MMIO, MMIO, ROM, LAZY, DATA_GPA_ALIAS, DATA_ALIAS,
-                               STACK - 0x1000, CODE_ALIAS, CODE + rng.randrange(CODE_PAGES) * 0x1000))  # fmt: skip
+            page = rng.choice((*_SPECIAL_PAGES, CODE + rng.randrange(CODE_PAGES) * 0x1000))
             if page in (CODE, CODE_ALIAS) and not self.patches:
                 page = DATA
             return page + rng.choice((0, 8, 0xFF8, rng.randrange(0x1000)))
         end = DATA + (DATA_PAGES << 12)
         if choice > 0.93:
-            return DATA + (rng.randrange(1, DATA_PAGES + (self.wild > 0.1)) << 12) - rng.randrange(1, size + 1)
+            return (
+                DATA + (rng.randrange(1, DATA_PAGES + (self.wild > 0.1)) << 12) - rng.randrange(1, size + 1)
+            )
         if choice > 0.8:
             return rng.randrange(DATA, end - 16)
         if choice > 0.5:
@@ -833,7 +848,7 @@ class Builder:
 
     def _script(self, size: int) -> list[Event]:
         rng = self.rng
-        events = []
+        events: list[Event] = []
         pace = rng.choice((3, 30, 300))
         total = 0
         limit = rng.choice((400, 1500, 4000))
@@ -867,7 +882,7 @@ def _kinds(code: int) -> list[str]:
 
 
 def _known_other(kind: str) -> bool:
-    return _known(kind) or kind.split("_")[0] in ("XMM", "MM", "SEG")
+    return _known(kind) or kind.partition("_")[0] in ("XMM", "MM", "SEG")
 
 
 def _set_register(instruction: Any, n: int, name: str) -> None:

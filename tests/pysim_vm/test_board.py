@@ -237,3 +237,9 @@ def test_an_idle_pc_runs_to_its_budget_without_an_exit() -> None:
     vm = AxVM.from_asm("spin: jmp spin", platform="pc")
     assert vm.run_vcpu(0, budget=5000) == Budget(5000)
     assert vm.exit_counts == {}
+
+
+def test_edx_after_reset_is_the_signature_that_cpuid_gives() -> None:
+    vm = AxVM.from_asm("hlt")
+    vm.vcpu(0).cpu.reset()
+    assert vm.vcpu(0).regs.edx == vm.vcpu(0).cpu.cpuid(vm.vcpu(0).cpu, 1, 0)[0]

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -281,19 +280,69 @@ def test_a_sleeping_guest_whose_input_ended_is_halted(tmp_path: Path) -> None:
 
 
 def test_a_signal_ends_the_run_between_two_instructions(tmp_path: Path) -> None:
-    guest = image(tmp_path, "mov dx, 0x3f8\nmov al, '!'\nout dx, al\njmp $")
+    guest = image(tmp_path, "mov dx, 0x3f8\nmov al, '!'\nagain: out dx, al\njmp again")
     with subprocess.Popen(
         [sys.executable, "-m", "pysim_vm", "run", guest, "--load-address", hex(ORIGIN), "--no-input",
          "--output", "/dev/stderr"],
         cwd=CHECKOUT, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        time.sleep(1.5)
+        assert (
+            process.stderr.read(1) == b"!"
+        )  # so the guest runs; it prints without end, because a file is written in blocks
         process.send_signal(signal.SIGINT)
         err = process.stderr.read()
     assert process.returncode == ExitStatus.INTERRUPTED
     assert b"interrupted by SIGINT after" in err
     assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate"],
+        ["run", "--help"],
+        ["step", "{guest}", "--mode", "real", "--load-address", "0x7c00"],
+        ["check", __file__],
+    ],
+)
+def test_a_reader_that_went_away_is_exit_code_74_without_a_traceback(
+    tmp_path: Path, command: list[str]
+) -> None:
+    guest = image(tmp_path, "jmp $")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    result = subprocess.run(
+        [sys.executable, "-m", "pysim_vm", *(part.format(guest=guest) for part in command)],
+        stdout=write_end, stderr=subprocess.PIPE, cwd=CHECKOUT, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(write_end)
+    assert result.returncode == (ExitStatus.CONFIG if command[0] == "check" else ExitStatus.HOST_IO)
+    assert b"Traceback" not in result.stderr
+    assert b"Exception ignored" not in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--output", "--trace-file", "--log-file"])
+def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path: Path, option: str) -> None:
+    guest = image(tmp_path, "mov al, '!'\nmov dx, 0x3f8\nout dx, al\nmov dx, 0x402\nout dx, al\njmp $")
+    result = subprocess.run(
+        [sys.executable, "-m", "pysim_vm", "run", guest, "--load-address", hex(ORIGIN), "--no-input",
+         "--budget", "100", "--trace", "exits", option, "/dev/full"],
+        capture_output=True, cwd=CHECKOUT, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == ExitStatus.HOST_IO
+    assert b"cannot be written to /dev/full (No space left on device)" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_closed_standard_output_is_as_good_as_dev_null(tmp_path: Path) -> None:
+    guest = image(tmp_path, "mov dx, 0x3f8\nmov al, '!'\nout dx, al\njmp $")
+    command = f"{sys.executable} -m pysim_vm run {guest} --load-address {ORIGIN} --no-input --budget 100 >&-"
+    result = subprocess.run(
+        command, shell=True, stderr=subprocess.PIPE, cwd=CHECKOUT, timeout=60, check=False
+    )
+    assert result.returncode == ExitStatus.BUDGET
+    assert b"Traceback" not in result.stderr
 
 
 def test_a_reader_that_went_away_ends_the_run(tmp_path: Path) -> None:

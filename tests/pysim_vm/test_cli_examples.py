@@ -1,6 +1,7 @@
 """examples/: every script runs as printed and shows what it claims."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_an_example_runs_by_the_command_it_names(name: str) -> None:
     assert command in (EXAMPLES / f"{name}.py").read_text()
     result = subprocess.run(
         [sys.executable, f"examples/{name}.py"], cwd=CHECKOUT, capture_output=True, check=False,
-        env={"PYTHONPATH": str(CHECKOUT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path])},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stdout

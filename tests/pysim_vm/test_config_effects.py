@@ -59,6 +59,11 @@ def test_a_kernel_key_without_an_effect_is_a_warning(line: str, key: str, words:
     assert words in found[0][1]
 
 
+def test_an_uncached_region_is_a_warning() -> None:
+    found = warned(kernel_with("", "[[0, 0x100_0000, 7, 0], [0x100_0000, 0x1000, 0x27, 0]]"))
+    assert [key for key, _ in found] == ["kernel.memory_regions[1].flags"]
+
+
 def test_a_firmware_has_no_use_for_a_kernel_and_says_so_for_each_key() -> None:
     text = kernel_with(UEFI + 'bios_path = "b"\ncmdline = "x"\nramdisk_path = "r"')
     assert [key for key, _ in warned(text)] == [

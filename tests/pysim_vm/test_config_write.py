@@ -22,6 +22,8 @@ from tests.pysim_vm.config_files import (
     AARCH64_LINUX,
     ARCEOS_X86_64,
     BASE,
+    DEVICES,
+    KERNEL,
     LINUX_SMP1,
     read,
 )

@@ -515,6 +515,33 @@ def test_hlt_skips_virtual_time_to_the_event_that_wakes_the_cpu() -> None:
     assert (vm.vcpu(0).retired, vm.now_ns()) == (5, 5_000_000 + 20)
 
 
+def test_an_interrupt_that_a_device_raises_comes_between_two_elements_of_rep() -> None:
+    vm = AxVM.from_asm(
+        "lidt [idtr]\nsti\nmov esi, 0x8000\nmov ecx, 5\nmov dx, 0x300\nrep outsb\nidtr: dw 0xfff\ndq 0x20000"
+    )
+    selector = vm.vcpu(0).regs.cs
+    gate = (0x7000).to_bytes(2, "little") + selector.to_bytes(2, "little") + b"\x00\x8e" + bytes(10)
+    vm.write_to_guest(0x20000 + 0x40 * 16, gate)
+    vm.write_to_guest(0x7000, b"\xf4")
+    written: list[int] = []
+
+    class Bell(Device):
+        name = "bell"
+
+        def write(self, offset: int, width: int, value: int) -> None:
+            written.append(value)
+            if len(written) == 2:
+                vm.vcpu(0).inject_interrupt(0x40)
+
+    vm.get_devices().add_port_dev(Bell(), 0x300, 1)
+    assert vm.run_vcpu(0) == Halt()
+    assert (vm.vcpu(0).regs.rip, vm.vcpu(0).regs.rcx, len(written)) == (0x7001, 3, 2)
+    frame = vm.vcpu(0).regs.rsp
+    saved_rip, saved_rflags = (int.from_bytes(vm.read_from_guest(frame + n, 8), "little") for n in (0, 16))
+    assert vm.read_from_guest(saved_rip, 2) == b"\xf3\x6e"  # REP OUTSB goes on after IRET
+    assert saved_rflags >> 16 & 1 == 1  # RF (SDM Vol. 3, "Masking Instruction Breakpoints")
+
+
 def test_a_kick_in_hlt_returns_to_the_caller() -> None:
     vm = AxVM.from_asm("sti\nhlt", ns_per_instruction=10)
     vm.clock.call_at(5_000_000, lambda now: vm.kick())

@@ -32,8 +32,9 @@ from tests.isa.machine import CODE, make_cpu
 WINDOW, SIZE = 0x20_0000, 0x1000
 ROUNDS = 1
 # Their whole meaning is to leave this little machine for a task, a gate or a mode that is not there
-ELSEWHERE = ("IRET", "RETF", "JMP_M", "CALL_M", "JMP_PTR", "CALL_PTR", "LTR", "SYSENTER", "SYSEXIT", "SYSCALL",
-             "SYSRET", "INT", "MOV_CR", "MOV_DR", "LMSW", "KNC", "XOP", "486", "RDTSC")  # fmt: skip
+ELSEWHERE = ("IRET", "RETF", "JMP_M", "CALL_M", "JMP_PTR", "CALL_PTR", "LTR", "SYSENTER", "SYSEXIT",
+             "SYSCALL", "SYSRET", "INT_IMM8", "INT1", "INT3", "INTO", "MOV_CR", "MOV_DR", "LMSW", "KNC",
+             "XOP", "486", "RDTSC")  # fmt: skip
 
 
 def prepared(bits: int, device: bool, seed: str, contents: bytes) -> Cpu:
@@ -51,6 +52,8 @@ def prepared(bits: int, device: bool, seed: str, contents: bytes) -> Cpu:
     for name in GPR_NAMES:
         offset = 0x400 + rng.randrange(0x80) * 16 + rng.choice((0, 0, 0, 1, 5))
         setattr(cpu, name, offset + (WINDOW if bits == 64 else 0))
+    if bits == 16:
+        cpu.rsi, cpu.rdi = rng.randrange(0x100), rng.randrange(0x100)  # [bx+si] must stay inside
     cpu.rcx = cpu.rcx & ~0xFF | rng.randrange(4)
     for name in XMM_NAMES:
         setattr(cpu, name, rng.getrandbits(128))

@@ -1,0 +1,58 @@
+"""The calibration unit: one round of `x = (x + y) & M64` in a Python loop. It knows no workload.
+
+Seconds say more about a host and its neighbours than about a program. So a workload is timed in turns with
+this loop, and what counts is the ratio: units per guest instruction, or per exit. A host that is twice as slow
+for a moment is so for both. The median over the rounds is reported, with the middle half as the spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median, quantiles
+from time import perf_counter
+
+M64 = 0xFFFF_FFFF_FFFF_FFFF
+UNITS = 100_000  # of one calibration: about 5 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Units per operation over several rounds: median and quartiles; `unit_ns` is the unit on this host."""
+
+    units: float
+    low: float
+    high: float
+    unit_ns: float
+
+    @property
+    def ns(self) -> float:
+        """Nanoseconds per operation on this host."""
+        return self.units * self.unit_ns
+
+
+def unit_seconds(count: int = UNITS) -> float:
+    """Seconds that `count` units take."""
+    x, y = 0, 0x9E37_79B9_7F4A_7C15
+    start = perf_counter()
+    for _ in range(count):
+        x = (x + y) & M64
+    return perf_counter() - start
+
+
+def measure(setup: Callable[[], Callable[[], int]], rounds: int = 15) -> Measurement:
+    """Time a workload in turns with the unit. `setup` makes a fresh one, which does its work when it is
+    called and returns the number of operations done; only the call is timed. Two rounds at least."""
+    ratios, units = [], []
+    setup()()  # imports, caches and the branch predictor
+    for _ in range(rounds):
+        work = setup()
+        before = unit_seconds() / UNITS
+        start = perf_counter()
+        operations = work()
+        seconds = perf_counter() - start
+        unit = (before + unit_seconds() / UNITS) / 2
+        ratios.append(seconds / operations / unit)
+        units.append(unit)
+    low, _, high = quantiles(ratios, n=4)
+    return Measurement(median(ratios), low, high, median(units) * 1e9)
