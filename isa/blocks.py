@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from isa.code_cache import CodeContext
     from isa.cpu import Cpu
 
-HOT = 128               # arrivals before a run is translated: translating one costs about as many executions
-MAX_HEAT = 1 << 16      # heads counted at a time
-PATIENCE = 1 << 18      # instructions that a loop may run inside its block before it looks up again
-NEVER_HOT = -1          # the head of a run that cannot be translated
+HOT = 128  # arrivals before a run is translated: translating one costs about as many executions
+MAX_HEAT = 1 << 16  # heads counted at a time
+PATIENCE = 1 << 18  # instructions that a loop may run inside its block before it looks up again
+NEVER_HOT = -1  # the head of a run that cannot be translated
 
 # Values of `Cpu.attention`: bits
-LOOK = 1        # events may be due at the next boundary
-RECOUNT = 2     # a REP instruction counted its iterations in `retired`: the loop starts counting from there
+LOOK = 1  # events may be due at the next boundary
+RECOUNT = 2  # a REP instruction counted its iterations in `retired`: the loop starts counting from there
 
 
 class BlockUnit(InterruptUnit):
@@ -71,7 +71,7 @@ class BlockUnit(InterruptUnit):
                 elif cpu.retired + block.length <= until:
                     fresh = 2
                     if not block.run(cpu, min(until, cpu.retired + PATIENCE)):
-                        if cpu.attention:       # set by a signal handler or another thread
+                        if cpu.attention:  # set by a signal handler or another thread
                             return
                         continue
                     ip = cpu.rip
@@ -112,7 +112,7 @@ class BlockUnit(InterruptUnit):
         insn = code.get(head)
         page = cpu.cache.pages.get(insn.page) if insn is not None else None
         if page is None:
-            return False                # not decoded since the last flush: the step to come does it
+            return False  # not decoded since the last flush: the step to come does it
         block = page.blocks.get((code.key, head))
         if block is None:
             block = translate(code.__getitem__, cpu.definition_of, head, cpu.cpl)

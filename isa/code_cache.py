@@ -50,7 +50,7 @@ class CodePage:
     __slots__ = ("blocks", "insns", "starts")
 
     def __init__(self) -> None:
-        self.blocks: dict[tuple[ContextKey, int], Block] = {}   # by context and head
+        self.blocks: dict[tuple[ContextKey, int], Block] = {}  # by context and head
         self.insns: dict[tuple[ContextKey, int], Insn] = {}
         # offset -> (context, RIP) of what starts there; the value is the offset behind it
         self.starts: dict[int, dict[tuple[ContextKey, int], int]] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from isa.blocks import HOT, LOOK, RECOUNT, BlockUnit
@@ -237,7 +236,7 @@ class Cpu(BlockUnit):
                     reason = self._boundary()
                     if reason is not None:
                         return reason
-                    if self.retired != before:            # an event was delivered: look again
+                    if self.retired != before:  # an event was delivered: look again
                         continue
                     if self.attention:
                         # REP stops after an element if its exits made an event due
@@ -569,7 +568,7 @@ def _with_hint(reason: MmioRead, insn: Insn) -> MmioRead:
     for operand in insn.operands:
         hint = getattr(operand, "hint", None)
         if hint is not None and insn.operands[0] is not operand:
-            return replace(reason, reg=hint[0], reg_width=hint[1], signed_ext=hint[2])
+            return MmioRead(reason.addr, reason.width, *hint)
     return reason
 
 

@@ -1,7 +1,8 @@
 """CPUID: what this CPU offers, and the table that says which bit tells it. It changes no register.
 
-Sources: SDM Vol. 2, "CPUID - CPU Identification"; x86-64 psABI, "Micro-Architecture Levels". Features carry iced-x86's names, because the decoder tells
-by these names which feature an instruction needs: what is not offered here is #UD there.
+Sources: SDM Vol. 2, "CPUID - CPU Identification"; x86-64 psABI, "Micro-Architecture Levels". Features carry
+iced-x86's names, because the decoder tells by these names which feature an instruction needs: what is not
+offered here is #UD there.
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ class CpuId:
             case 0:
                 return XCR0_X87 | XCR0_SSE | avx, enabled, AREA_WITH_AVX if avx else AREA_WITHOUT_AVX, 0
             case 1:
-                return self._bits(0xD, 1, EAX), enabled if "XSAVEC" in self._features else 0, 0, 0
+                return self._bits(0xD, 1, EAX), enabled, 0, 0
             case 2 if avx:
                 return AREA_WITH_AVX - AREA_WITHOUT_AVX, AREA_WITHOUT_AVX, 0, 0
         return 0, 0, 0, 0

@@ -148,7 +148,7 @@ class Insn:
         self.function = function
         self.operands = operands
         self.next = next_ip
-        self.page = -1      # number of the host page it starts in
+        self.page = -1  # number of the host page it starts in
 
 
 class NeedMoreBytes(Exception):

@@ -77,12 +77,16 @@ class NotPlain(Exception):
 
 
 class Tlb(dict[int, int]):
-    """Linear page -> host offset minus linear address. Subscripting walks on a miss; `get` does not."""
+    """Linear page -> host offset minus linear address. Subscripting walks on a miss; `get` does not.
 
-    __slots__ = ("unit", "write")
+    `devices` are the pages that are not plain RAM: linear page -> guest-physical minus linear address.
+    """
+
+    __slots__ = ("devices", "unit", "write")
 
     def __init__(self, unit: MemoryUnit, write: bool) -> None:
         super().__init__()
+        self.devices: dict[int, int] = {}
         self.unit = unit
         self.write = write
 
@@ -129,7 +133,7 @@ class MemoryUnit(CpuState):
         self.protected = False
         self.code_bits = 16
         self.stack_mask = 0xFFFF
-        self._tlb_sets: dict[tuple[bool, bool, bool], tuple[dict[int, int], dict[int, int]]] = {}
+        self._tlb_sets: dict[tuple[bool, bool, bool], tuple[Tlb, Tlb]] = {}
         super().__init__()
 
     # ---- the TLB -----------------------------------------------------------------------------------------
@@ -143,9 +147,10 @@ class MemoryUnit(CpuState):
         """Forget every translation. The SDM lets a TLB forget at any time, so this serves INVLPG as well."""
         if self.ram is not self.memory.view:
             self.adopt_pool()
-        for reads, writes in self._tlb_sets.values():
-            reads.clear()
-            writes.clear()
+        for pair in self._tlb_sets.values():
+            for tlb in pair:
+                tlb.clear()
+                tlb.devices.clear()
         self.select_tlb()
 
     def select_tlb(self) -> None:
@@ -156,7 +161,7 @@ class MemoryUnit(CpuState):
         self.tlb_read, self.tlb_write = self._tlb_set((user, smap and not self.ac, aligned))
         self.tlb_system_read, self.tlb_system_write = self._tlb_set((False, bool(self.cr4 & CR4_SMAP), False))
 
-    def _tlb_set(self, key: tuple[bool, bool, bool]) -> tuple[dict[int, int], dict[int, int]]:
+    def _tlb_set(self, key: tuple[bool, bool, bool]) -> tuple[Tlb, Tlb]:
         pair = self._tlb_sets.get(key)
         if pair is None:
             pair = self._tlb_sets[key] = (Tlb(self, False), Tlb(self, True))
@@ -165,7 +170,7 @@ class MemoryUnit(CpuState):
     def fill_tlb(self, tlb: Tlb, page: int) -> int:
         """Walk for a miss of the current privilege's TLB. NotPlain, and nothing else, if RAM does not answer."""
         linear = page << PAGE_SHIFT
-        if self.dr7 & 0xFF or (self.cr0 & CR0_AM and self.ac):
+        if page in tlb.devices or self.dr7 & 0xFF or (self.cr0 & CR0_AM and self.ac):
             raise NotPlain
         if self.mode64 and linear + 0x8000_0000_0000 & M64 >= 1 << 48:
             raise NotPlain
@@ -420,12 +425,15 @@ class MemoryUnit(CpuState):
         table or an inner stack of IA-32e mode."""
         return linear & M64 if self.mode64 or linear != 1 << 32 else 0
 
-    def _load_slow(self, linear: int, size: int, tlb: dict[int, int], user: bool, stack: bool) -> int:
+    def _load_slow(self, linear: int, size: int, tlb: Tlb, user: bool, stack: bool) -> int:
         self._check_access(linear, size, ACCESS_READ, user, stack)
+        first = PAGE - (linear & 0xFFF)
+        delta = tlb.devices.get(linear >> 12)
+        if delta is not None and first >= size:
+            return self._physical_load(linear + delta, size, linear, tlb)
         smap = tlb is self.tlb_system_read or self._smap_blocks()
         smap = smap and bool(self.cr4 & CR4_SMAP)
         gpa = self.translate(linear, ACCESS_READ, user, smap=smap)
-        first = PAGE - (linear & 0xFFF)
         if first >= size:
             return self._physical_load(gpa, size, linear, tlb)
         beyond = self._wrap(linear + first)
@@ -434,14 +442,17 @@ class MemoryUnit(CpuState):
         return low | self._physical_load(gpa2, size - first, beyond, tlb) << 8 * first
 
     def _store_slow(
-        self, linear: int, size: int, value: int, reads: dict[int, int], writes: dict[int, int],
-        user: bool, stack: bool,
-    ) -> None:  # fmt: skip
+        self, linear: int, size: int, value: int, reads: Tlb, writes: Tlb, user: bool, stack: bool
+    ) -> None:
         self._check_access(linear, size, ACCESS_WRITE, user, stack)
+        first = PAGE - (linear & 0xFFF)
+        delta = writes.devices.get(linear >> 12)
+        if delta is not None and first >= size:
+            self._physical_store(linear + delta, size, value, linear, reads, writes)
+            return
         smap = writes is self.tlb_system_write or self._smap_blocks()
         smap = smap and bool(self.cr4 & CR4_SMAP)
         gpa = self.translate(linear, ACCESS_WRITE, user, smap=smap)
-        first = PAGE - (linear & 0xFFF)
         if first >= size:
             self._physical_store(gpa, size, value, linear, reads, writes)
             return
@@ -457,7 +468,7 @@ class MemoryUnit(CpuState):
         if not last:
             self._physical_store(gpa2, size - first, high, beyond, reads, writes)
 
-    def _physical_load(self, gpa: int, size: int, linear: int, tlb: dict[int, int]) -> int:
+    def _physical_load(self, gpa: int, size: int, linear: int, tlb: Tlb) -> int:
         host = self.memory.host_page(gpa, READ)
         if host is not None:
             if not self.dr7 & 0xFF and not (self.cr0 & CR0_AM and self.ac):
@@ -466,13 +477,15 @@ class MemoryUnit(CpuState):
                 tlb[linear >> 12] = host - (linear & -PAGE)
             value: int = UNPACK[size](self.ram, host + (gpa & 0xFFF))[0]
             return value
+        _remember(tlb.devices, linear, gpa)
         return self._outside_load(gpa, size)
 
     def _physical_store(
-        self, gpa: int, size: int, value: int, linear: int, reads: dict[int, int], writes: dict[int, int]
+        self, gpa: int, size: int, value: int, linear: int, reads: Tlb, writes: Tlb
     ) -> None:
         host = self.memory.host_page(gpa, WRITE)
         if host is None:
+            _remember(writes.devices, linear, gpa)
             self._outside_store(gpa, size, value)
             return
         PACK[size](self.ram, host + (gpa & 0xFFF), value)
@@ -606,6 +619,13 @@ class MemoryUnit(CpuState):
         for n in range(0, size, 64):
             part = bytes(data[n : n + 64])
             self.store(linear + n & mask, len(part), int.from_bytes(part, "little"))
+
+
+def _remember(pages: dict[int, int], linear: int, gpa: int) -> None:
+    """Keep a translation to a page that is not plain RAM."""
+    if len(pages) >= TLB_ENTRIES:
+        pages.clear()
+    pages[linear >> 12] = gpa - linear
 
 
 _LEVEL = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 from isa import operands as operand_types
 from isa.decode import Insn, disassemble
-from isa.faults import Fault
 from isa.exits import VmExit
+from isa.faults import Fault
 from isa.mmu import NotPlain
 from isa.semantics.helpers import PARITY
 from isa.semantics.registry import Definition
@@ -50,9 +50,9 @@ class Untranslatable(Exception):
 class Form(NamedTuple):
     """What an operand is, without its registers' names: the key under which a template is kept."""
 
-    kind: str            # "reg", "high", "mem", "imm", "const", "width"
+    kind: str  # "reg", "high", "mem", "imm", "const", "width"
     bits: int
-    value: int = 0       # of "const"; 1 for memory through FS or GS
+    value: int = 0  # of "const"; 1 for memory through FS or GS
 
 
 class Statement(NamedTuple):
@@ -62,9 +62,9 @@ class Statement(NamedTuple):
     defs: frozenset[str]
     uses: frozenset[str]
     raises: bool
-    stores: frozenset[str] = frozenset()   # what it assigns on some path
-    flag: str = ""               # the flag that this plain assignment computes, if it could be left out
-    jump: tuple[str, str] = ("", "")   # (condition, target) of an assignment to RIP; condition "" = always
+    stores: frozenset[str] = frozenset()  # what it assigns on some path
+    flag: str = ""  # the flag that this plain assignment computes, if it could be left out
+    jump: tuple[str, str] = ("", "")  # (condition, target) of an assignment to RIP; condition "" = always
 
 
 @dataclass(slots=True)
@@ -153,7 +153,14 @@ def is_constant(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int)
 
 
-CPU = object()      # what the first parameter is bound to
+def number(node: ast.expr) -> int:
+    """The value of a literal; Untranslatable for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return int(node.value)
+    raise Untranslatable("size")
+
+
+CPU = object()  # what the first parameter is bound to
 
 
 class Specialiser:
@@ -169,7 +176,7 @@ class Specialiser:
         self.out: list[ast.stmt] = []
         self.depth = 0
         self.temporaries = 0
-        self.flag_values: dict[str, ast.expr] = {}     # flags that this instruction set and reads again
+        self.flag_values: dict[str, ast.expr] = {}  # flags that this instruction set and reads again
 
     # -- statements --
 
@@ -246,14 +253,16 @@ class Specialiser:
         self.out.append(ast.Assign([ast.Name(held, ast.Store())], value))
         return name(held)
 
-    def store(self, target: ast.expr, value: ast.expr, env: dict[str, Any], function: Any, prefix: str) -> None:
+    def store(
+        self, target: ast.expr, value: ast.expr, env: dict[str, Any], function: Any, prefix: str
+    ) -> None:
         """target := an already specialised value."""
         match target:
             case ast.Name(id=local):
                 if isinstance(value, ast.Constant) or (
                     isinstance(value, ast.Name) and re.fullmatch(r"OP\dV|NEXT_", value.id)
                 ):
-                    env[local] = value                 # a constant temporary: propagate, emit nothing
+                    env[local] = value  # a constant temporary: propagate, emit nothing
                     return
                 made = f"{prefix}{local}_S"
                 env[local] = name(made)
@@ -292,17 +301,15 @@ class Specialiser:
     def call_statement(self, call: ast.Call, env: dict[str, Any], function: Any, prefix: str) -> None:
         """A store, or a helper whose body is put in place."""
         match call.func:
-            case ast.Attribute(value=ast.Name(id=owner), attr="store" | "store_stack") if env.get(owner) is CPU:
+            case ast.Attribute(value=ast.Name(id=owner), attr="store" | "store_stack") if (
+                env.get(owner) is CPU
+            ):
                 address, size, value = (self.expression(a, env, function) for a in call.args)
-                if not isinstance(size, ast.Constant):
-                    raise Untranslatable("size")
-                self.store_memory(self.hold_name(address), size.value, value)
+                self.store_memory(self.hold_name(address), number(size), value)
             case ast.Attribute(value=ast.Name(id=owner), attr="write_data") if env.get(owner) is CPU:
                 base = self.segment_base(call.args[0], env)
                 address, size, value = (self.expression(a, env, function) for a in call.args[1:])
-                if not isinstance(size, ast.Constant):
-                    raise Untranslatable("size")
-                self.store_memory(self.hold_name(self.based(address, base)), size.value, value)
+                self.store_memory(self.hold_name(self.based(address, base)), number(size), value)
             case ast.Name(id=helper_name):
                 helper = _global(function, helper_name)
                 if not inspect.isfunction(helper):
@@ -315,7 +322,9 @@ class Specialiser:
             case _:
                 raise Untranslatable("call")
 
-    def bind(self, node: ast.FunctionDef, call: ast.Call, env: dict[str, Any], function: Any) -> dict[str, Any]:
+    def bind(
+        self, node: ast.FunctionDef, call: ast.Call, env: dict[str, Any], function: Any
+    ) -> dict[str, Any]:
         """The environment of a helper: parameter -> CPU, operand or expression held in a name."""
         if call.keywords or len(call.args) != len(node.args.args):
             raise Untranslatable("arguments")
@@ -326,7 +335,9 @@ class Specialiser:
                 inner[parameter.arg] = bound
             else:
                 value = self.expression(argument, env, function)
-                inner[parameter.arg] = value if isinstance(value, ast.Constant | ast.Name) else self.hold(value)
+                inner[parameter.arg] = (
+                    value if isinstance(value, ast.Constant | ast.Name) else self.hold(value)
+                )
         return inner
 
     # -- memory --
@@ -378,7 +389,7 @@ class Specialiser:
         return ast.parse(text, mode="eval").body
 
     def segment_base(self, node: ast.expr, env: dict[str, Any]) -> str:
-        """"" for a flat segment, else the local that holds its base."""
+        """ "" for a flat segment, else the local that holds its base."""
         match node:
             case ast.Attribute(value=ast.Name(id=owner), attr="segment") if isinstance(env.get(owner), int):
                 return f"OP{env[owner]}B" if self.forms[env[owner]].value else ""
@@ -500,15 +511,11 @@ class Specialiser:
         match node.func:
             case ast.Attribute(value=ast.Name(id=owner), attr="load" | "load_stack") if env.get(owner) is CPU:
                 address, size = (self.expression(a, env, function) for a in node.args)
-                if not isinstance(size, ast.Constant):
-                    raise Untranslatable("size")
-                return self.load_memory(address, size.value)
+                return self.load_memory(address, number(size))
             case ast.Attribute(value=ast.Name(id=owner), attr="read_data") if env.get(owner) is CPU:
                 base = self.segment_base(node.args[0], env)
                 address, size = (self.expression(a, env, function) for a in node.args[1:])
-                if not isinstance(size, ast.Constant):
-                    raise Untranslatable("size")
-                return self.load_memory(self.based(address, base), size.value)
+                return self.load_memory(self.based(address, base), number(size))
             case ast.Name(id="bool" | "int" | "min" | "max" | "abs"):
                 arguments = [self.expression(a, env, function) for a in node.args]
                 return fold(ast.Call(node.func, arguments, []))
@@ -520,7 +527,9 @@ class Specialiser:
                 returned = _returned(definition)
                 return self.expression(returned, self.bind(definition, node, env, function), helper)
             case ast.Attribute(value=value, attr="bit_length" | "bit_count" as method):
-                return ast.Call(ast.Attribute(self.expression(value, env, function), method, ast.Load()), [], [])
+                return ast.Call(
+                    ast.Attribute(self.expression(value, env, function), method, ast.Load()), [], []
+                )
         raise Untranslatable("call")
 
 
@@ -567,7 +576,11 @@ def fold(node: ast.expr) -> ast.expr:
         return _evaluate(node)
     if isinstance(node, ast.BinOp):
         return _fold_binary(node)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and isinstance(node.operand, ast.Constant):
+    if (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.Not)
+        and isinstance(node.operand, ast.Constant)
+    ):
         return constant(not node.operand.value)
     return node
 
@@ -588,8 +601,10 @@ def _fold_binary(node: ast.BinOp) -> ast.expr:
                     return other
                 case ast.Mult() if one.value == 1:
                     return other
-    if isinstance(right, ast.Constant) and right.value == 0 and isinstance(
-        node.op, ast.Sub | ast.LShift | ast.RShift
+    if (
+        isinstance(right, ast.Constant)
+        and right.value == 0
+        and isinstance(node.op, ast.Sub | ast.LShift | ast.RShift)
     ):
         return left
     return node
@@ -602,7 +617,7 @@ def _is_register(identifier: str) -> bool:
 def fold_boolean(op: ast.boolop, values: list[ast.expr]) -> ast.expr:
     """`and` / `or` with constants resolved."""
     ends = isinstance(op, ast.Or)
-    kept = []
+    kept: list[ast.expr] = []
     for value in values:
         if isinstance(value, ast.Constant):
             if bool(value.value) == ends:
@@ -625,7 +640,9 @@ def _or(left: ast.expr, right: ast.expr) -> ast.expr:
 def describe(node: ast.stmt) -> Statement:
     """Text, names and properties of a specialised statement."""
     ast.fix_missing_locations(node)
-    stores, loads, raises = set(), set(), isinstance(node, ast.Raise)
+    stores: set[str] = set()
+    loads: set[str] = set()
+    raises = isinstance(node, ast.Raise)
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
             (stores if isinstance(part.ctx, ast.Store) else loads).add(part.id)
@@ -672,11 +689,15 @@ def _loads_first(statements: list[Statement]) -> list[Statement]:
     for statement in statements:
         at = len(ordered)
         if statement.raises:
-            while at and not ordered[at - 1].raises and not (
-                ordered[at - 1].defs & statement.uses
-                or ordered[at - 1].uses & statement.defs
-                or ordered[at - 1].defs & statement.defs
-                or ordered[at - 1].jump != ("", "")
+            while (
+                at
+                and not ordered[at - 1].raises
+                and not (
+                    ordered[at - 1].defs & statement.uses
+                    or ordered[at - 1].uses & statement.defs
+                    or ordered[at - 1].defs & statement.defs
+                    or ordered[at - 1].jump != ("", "")
+                )
             ):
                 at -= 1
         ordered.insert(at, statement)
@@ -750,8 +771,8 @@ class Step:
     insn: Insn
     statements: list[Statement]
     jump: tuple[str, str] = ("", "")
-    follow: int | None = None      # where the trace goes on; None: it ends here
-    sources: dict[str, Statement | str] = field(default_factory=dict)   # flags before this instruction
+    follow: int | None = None  # where the trace goes on; None: it ends here
+    sources: dict[str, Statement | str] = field(default_factory=dict)  # flags before this instruction
 
 
 class Block:
@@ -772,8 +793,8 @@ class Block:
         self.length = length
         self.run = run
         self.source = source
-        self.ips = ips             # every instruction in it
-        self.pages = pages         # linear page -> host page of its code
+        self.ips = ips  # every instruction in it
+        self.pages = pages  # linear page -> host page of its code
 
 
 _FLAG_SET = frozenset(FLAGS)
@@ -787,7 +808,7 @@ class Emitter:
     def __init__(self, steps: list[Step], loops: bool, end: str) -> None:
         self.steps = steps
         self.loops = loops
-        self.end = end                     # the expression of RIP where the trace ends, "" if it loops
+        self.end = end  # the expression of RIP where the trace ends, "" if it loops
         self.recipes: dict[str, Any] = {}
         self.partial = False
 
@@ -810,7 +831,7 @@ class Emitter:
         """(instruction, statement) of flag assignments that something in the block reads."""
         kept: set[tuple[int, int]] = set()
         pending: dict[str, tuple[int, int]] = {}
-        for _ in range(2 if self.loops else 1):        # the second time round: what the loop carries over
+        for _ in range(2 if self.loops else 1):  # the second time round: what the loop carries over
             for index, step in enumerate(self.steps):
                 for n, statement in enumerate(step.statements):
                     for flag in statement.uses:
@@ -818,11 +839,11 @@ class Emitter:
                             kept.add(pending[flag])
                     if statement.flag:
                         pending[statement.flag] = (index, n)
-        for index, step in enumerate(self.steps):      # a register may be something else when the recipe runs
+        for index, step in enumerate(self.steps):  # a register may be something else when the recipe runs
             for n, statement in enumerate(step.statements):
                 if statement.flag and statement.uses & ARCHITECTURAL:
                     kept.add((index, n))
-        if self.loops:                                 # a bail inside must find the last round's values whole
+        if self.loops:  # a bail inside must find the last round's values whole
             for index, step in enumerate(self.steps):
                 self.keep_fragile(kept, index, step)
         return kept
@@ -855,7 +876,9 @@ class Emitter:
         names = list(dict.fromkeys(arguments))
         renamed = {old: f"p{n}" for n, old in enumerate(names)}
         pattern = re.compile(r"(?<![.\w])(" + "|".join(map(re.escape, names)) + r")\b") if names else None
-        text = "\n    ".join(pattern.sub(lambda m: renamed[m[0]], line) if pattern else line for line in lines)
+        text = "\n    ".join(
+            pattern.sub(lambda m: renamed[m[0]], line) if pattern else line for line in lines
+        )
         source_text = f"def recipe(cpu{''.join(', ' + p for p in renamed.values())}):\n    {text}\n"
         key = f"R{len(self.recipes)}"
         function = compile_recipe(source_text)
@@ -865,7 +888,9 @@ class Emitter:
         self.recipes[key] = function
         return f"({key}, {''.join(n + ', ' for n in names)})"
 
-    def set_flags(self, sources: dict[str, Statement | str], indent: str, first_known: bool = False) -> list[str]:
+    def set_flags(
+        self, sources: dict[str, Statement | str], indent: str, first_known: bool = False
+    ) -> list[str]:
         """Lines that leave the recipe for the flags at an exit."""
         if not self.loops or all(sources[f] == self.final[f] or sources[f] != ENTRY for f in FLAGS):
             text = self.recipe(sources)
@@ -885,7 +910,9 @@ class Emitter:
         count = len(self.steps)
         for index, step in enumerate(self.steps):
             code = f"{step.insn.raw.hex()}"
-            lines.append(f"{indent}# {step.insn.ip:#x}: {disassemble(step.insn.raw, 64, step.insn.ip)}  [{code}]")
+            lines.append(
+                f"{indent}# {step.insn.ip:#x}: {disassemble(step.insn.raw, 64, step.insn.ip)}  [{code}]"
+            )
             start = len(lines)
             for n, statement in enumerate(step.statements):
                 if statement.jump[1] or (statement.flag and (index, n) not in kept):
@@ -905,14 +932,19 @@ class Emitter:
                 lines.append(f"{indent}rip = {target} if {condition} else {step.insn.next:#x}")
                 lines += [f"{indent}n += {index + 1}", f"{indent}break"]
             elif target and step.follow is not None and not _is_number(target):
-                lines.append(f"{indent}if {target} != {step.follow:#x}:")       # a predicted return
+                lines.append(f"{indent}if {target} != {step.follow:#x}:")  # a predicted return
                 lines += self.leave(after, index + 1, target, indent + "    ")
         if not self.loops and not (self.steps[-1].jump[0] and self.steps[-1].follow is None):
             lines += self.leave(self.final, count, self.end, indent)
         return lines, at
 
     def leave(self, sources: dict[str, Statement | str], count: int, where: str, indent: str) -> list[str]:
-        return [*self.set_flags(sources, indent), f"{indent}rip = {where}", f"{indent}n += {count}", f"{indent}break"]
+        return [
+            *self.set_flags(sources, indent),
+            f"{indent}rip = {where}",
+            f"{indent}n += {count}",
+            f"{indent}break",
+        ]
 
     def entry_flags(self, kept: set[tuple[int, int]]) -> list[str]:
         """Flags that the block reads before it sets them."""
@@ -997,9 +1029,7 @@ class Emitter:
 _TEMPORARY = re.compile(r"\s+(\w+_\d+) = (?!.*\b(?:load|tr)\b)")
 
 
-def without_dead(
-    body: list[str], at: dict[int, int], handler: list[str]
-) -> tuple[list[str], dict[int, int]]:
+def without_dead(body: list[str], at: dict[int, int], handler: list[str]) -> tuple[list[str], dict[int, int]]:
     """Drop assignments to temporaries that nothing reads: most flags' operands."""
     while True:
         words = Counter(re.findall(r"\w+_\d+", "\n".join((*body, *handler))))
@@ -1014,7 +1044,7 @@ def without_dead(
         body = [body[n] for n in kept]
 
 
-@lru_cache(maxsize=1 << 14)     # the guest's immediates are part of the text
+@lru_cache(maxsize=1 << 14)  # the guest's immediates are part of the text
 def compile_recipe(source: str) -> Callable[..., None]:
     """A flag recipe's function; blocks with the same formulas share it."""
     namespace: dict[str, Any] = {"PARITY": PARITY}
@@ -1038,8 +1068,8 @@ def _number(text: str) -> int | None:
     return int(text, 0) if _is_number(text) else None
 
 
-MAX_TRACE = 64      # instructions
-MAX_PAGES = 4       # pages of code: a TLB flush has to look each of them up again
+MAX_TRACE = 64  # instructions
+MAX_PAGES = 4  # pages of code: a TLB flush has to look each of them up again
 
 
 def build_trace(
@@ -1084,14 +1114,14 @@ def build_trace(
                 step.follow = head
                 return steps, True, ""
             if where is not None and where <= insn.ip:
-                return steps, False, ""                  # an inner loop: its head gets a block of its own
+                return steps, False, ""  # an inner loop: its head gets a block of its own
             ip = step.follow = insn.next
         elif where is not None:
             if where == head:
                 step.follow = head
                 return steps, True, ""
             if any("store" in s.text or "tw[" in s.text for s in operands_sized):
-                returns.append(insn.next)                # a call
+                returns.append(insn.next)  # a call
             ip = step.follow = where
         else:
             if not returns:
@@ -1108,23 +1138,8 @@ def build_trace(
 
 def _jump_can_move(statements: list[Statement]) -> bool:
     """The branch is decided where the instruction ends: nothing behind it may change what it reads."""
-    at = next(n for n, s in enumerate(statements) if s.jump[1])
-    reads = statements[at].uses
-    return not any(s.defs & reads or any(r in s.uses - s.defs and not s.flag and not s.defs for r in ())
-                   for s in statements[at + 1 :])  # fmt: skip
-
-
-class SourceLoader:
-    """Shows the lines of a block in tracebacks (linecache asks for it only then)."""
-
-    __slots__ = ("source",)
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def get_source(self, module: str) -> str:
-        """PEP 302."""
-        return self.source
+    at = next(n for n, statement in enumerate(statements) if statement.jump[1])
+    return not any(statement.stores & statements[at].uses for statement in statements[at + 1 :])
 
 
 def translate(

@@ -113,7 +113,7 @@ def _from_config(path: str, options: MachineOptions) -> Machine:
         kernel = replace(kernel, ramdisk_path=str(Path(options.initrd).absolute()))
     vm = vm_from_config(replace(crate, kernel=kernel))
     identical = any(region.map_type is VmMemMappingType.MapIdentical for region in crate.ram_regions())
-    notes = [str(problem) for problem in crate.warnings]
+    notes = [str(problem) for problem in vm.config().warnings]
     if identical and crate.pysim.platform == "none" and not crate.devices.emu_devices:
         notes.append(f'{path}: no board and no devices, so no console; [pysim] platform = "pc" gives both')
     description = "" if vm.plan is None else vm.plan.description

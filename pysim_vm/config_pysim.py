@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Final
 
 from devices.manager import MISSING_POLICIES
-from isa.cpuid import DEFAULT_FEATURES, OPTIONAL_FEATURES, UnknownFeature, feature_set
+from isa.cpuid import DEFAULT_FEATURES, LEVELS, OPTIONAL_FEATURES, UnknownFeature, feature_set
 from pysim_vm.config_conflicts import PORT_SPACE
 from pysim_vm.config_model import BUDGET_UNLIMITED, PysimConfig
 from pysim_vm.config_problems import SHOWN_MAX, Problems, kind_of, nearest, show
@@ -27,7 +27,8 @@ PLATFORMS: Final = ("none", "pc")
 ENGINES: Final = ("step", "block", "auto")
 
 
-# The least that boots Linux and glibc; the other levels are the default set and all that the silicon has.
+# The least that boots Linux and glibc; the other levels are the default set, all that the silicon has, and the
+# x86-64 psABI's.
 _MINIMAL_FEATURES: Final = frozenset(
     ("FPU", "TSC", "MSR", "PAE", "CX8", "PGE", "CMOV", "FXSR", "SSE", "SSE2", "SYSCALL", "NX", "X64")
 )
@@ -35,6 +36,7 @@ CPU_LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
     "default": (),
     "minimal": tuple(f"-{name.lower()}" for name in DEFAULT_FEATURES if name not in _MINIMAL_FEATURES),
     "all": tuple(f"+{name.lower()}" for name in OPTIONAL_FEATURES),
+    **{level: tuple(f"+{name.lower()}" for name in added) for level, added in LEVELS.items()},
 }
 
 _SIZE_UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": GIB}

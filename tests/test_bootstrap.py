@@ -1,4 +1,4 @@
-"""bootstrap.py: what it decides. Nothing is installed and nothing fetched: its steps are replaced by notes."""
+"""bootstrap.py: what it decides. Nothing is installed or fetched: its steps are replaced by notes."""
 
 from __future__ import annotations
 

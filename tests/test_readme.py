@@ -1,7 +1,7 @@
-"""README.md and docs/command-line.md keep their word: every `console` command runs, every link leads somewhere.
+"""README.md and docs/command-line.md keep their word: `console` commands run, links lead somewhere.
 
 `python3 bootstrap.py COMMAND` is run as bootstrap would run it, without installing. A run of a guest gets a
-small instruction budget and no terminal; one that would run the tests inside the tests is asked for its version.
+small instruction budget and no terminal; the one that runs the tests is only asked for its version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AVX and AVX2: permutations and shifts by a count of each lane. Shuffles that SSE has too are in `sse_int`."""
+"""AVX and AVX2: permutations and shifts by a count of each lane. SSE's shuffles are in `sse_int`."""
 
 from __future__ import annotations
 

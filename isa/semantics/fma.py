@@ -1,4 +1,4 @@
-"""FMA and F16C: fused multiply-add in all its forms, half precision. The arithmetic itself is in `isa.floats`."""
+"""FMA and F16C: fused multiply-add in all its forms, half precision. The arithmetic is in `isa.floats`."""
 
 from __future__ import annotations
 

@@ -28,19 +28,19 @@ class Definition:
     """One tagged function and how it is called."""
 
     function: Semantics
-    inline: bool          # may become part of a translated block
-    sized: bool           # the operand size comes as an extra first operand (RET, ENTER, PUSHF ...)
-    own_privilege: bool   # the function checks CPL itself instead of iced's CPL table
-    rep: bool             # a string instruction: REP prefixes repeat it through `string.repeat`
-    bulk: Bulk | None     # does many elements at once where nothing can tell the difference
+    inline: bool  # may become part of a translated block
+    sized: bool  # the operand size comes as an extra first operand (RET, ENTER, PUSHF ...)
+    own_privilege: bool  # the function checks CPL itself instead of iced's CPL table
+    rep: bool  # a string instruction: REP prefixes repeat it through `string.repeat`
+    bulk: Bulk | None  # does many elements at once where nothing can tell the difference
     located: bool = False  # an `operands.Location` comes as an extra first operand (x87: FIP and FOP)
-    named: bool = False   # the mnemonic comes as an extra first operand (FMA)
-    part: int = WIDE      # of a 256-bit VEX form: WIDE, HALVES or less
+    named: bool = False  # the mnemonic comes as an extra first operand (FMA)
+    part: int = WIDE  # of a 256-bit VEX form: WIDE, HALVES or less
 
     @property
     def arity(self) -> int:
         """Operands of the function. A VEX form with one more has its first source apart from DEST."""
-        count: int = self.function.__code__.co_argcount  # type: ignore[attr-defined]
+        count: int = self.function.__code__.co_argcount
         return count - 1
 
 

@@ -579,7 +579,7 @@ def phminposuw(cpu: Cpu, dst: Operand, src: Operand) -> None:
 
 @insn("MPSADBW", vex=WIDE)
 def mpsadbw(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
-    """word i of DEST := sum of |DEST[a+i+j] - SRC[b+j]|, j = 0..3; imm8[2] and [1:0] (5 and 4:3) are a/4, b/4"""
+    """word i of DEST := sum of |DEST[a+i+j] - SRC[b+j]|, j = 0..3; imm8[2] is a/4 (5), imm8[1:0] b/4 (4:3)"""
     check_sse(cpu)
     order = control.value
     a = dst.value

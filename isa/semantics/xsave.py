@@ -1,6 +1,6 @@
-"""XSAVE, XSAVEC, XSAVEOPT and XRSTOR. XGETBV and XSETBV are in `control`, the images of x87 and SSE in `fpu_control`.
+"""XSAVE, XSAVEC, XSAVEOPT, XRSTOR. XGETBV and XSETBV are in `control`, state images in `fpu_control`.
 
-Source: SDM Vol. 1, "Managing State Using the XSAVE Feature Set". The area: the FXSAVE area, 64 bytes of header
+Source: SDM Vol. 1, "Managing State Using the XSAVE Feature Set". The area: that of FXSAVE, 64 bytes of header
 (XSTATE_BV, XCOMP_BV), YMM0-15[255:128]. With three components the compacted format has the same layout.
 """
 

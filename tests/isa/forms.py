@@ -30,6 +30,7 @@ _MANDATORY = {
     MandatoryPrefix.PF3: b"\xf3", MandatoryPrefix.PF2: b"\xf2",
 }  # fmt: skip
 MEMORY, REGISTER = 0x00, 0xC1  # ModRM with the first base register, or with register 1 as r/m
+VECTOR_INDEX = 0x0C  # ModRM with register 1 and a SIB byte, which is the next byte
 TAIL = b"\x03" * 10  # displacement and immediates: a shift count that is neither 0 nor 1
 
 
@@ -82,6 +83,8 @@ def _candidate(info: Any, modrm: int, prefixes: bytes, rex: bytes) -> bytes | No
         modrm = modrm & 0x38 | 0xC0 | info.rm_group_index
     opcode = info.op_code.to_bytes(info.op_code_len, "big")
     body = opcode + bytes((modrm,)) + TAIL
+    if info.requires_unique_reg_nums:  # a gather
+        body = opcode + bytes((VECTOR_INDEX, 0x13)) + TAIL
     if info.op_code_len == 2:
         body = opcode + TAIL
     if info.op_code_string.startswith(("90+", "REX.W 90+", "66 90+", "o16 90+", "o32 90+", "o64 90+")):

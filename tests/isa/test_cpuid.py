@@ -148,7 +148,7 @@ def test_changes_are_applied_to_the_default_features(changes: list[str], on: set
     ("change", "words"),
     [
         ("+popcount", 'did you mean "popcnt"'),
-        ("+avx", "not implemented by this CPU"),
+        ("+avx512f", "not implemented by this CPU"),
         ("-x", "unknown CPU"),
         ("+x2apic", 'needs "apic"'),
         ("-sse", 'CPU feature "sse2" needs "sse"'),

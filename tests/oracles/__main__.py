@@ -147,7 +147,8 @@ def long_run(families: Sequence[str], cases: int, seed: int, jobs: int, undefine
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     workers = [
-        context.Process(target=work, args=(chunks[n::jobs], seed, undefined_too, answers)) for n in range(jobs)
+        context.Process(target=work, args=(chunks[n::jobs], seed, undefined_too, answers))
+        for n in range(jobs)
     ]
     for worker in workers:
         worker.start()
@@ -264,7 +265,9 @@ def cpu_name() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """0 if all cases agree, 1 if some differ or a worker died, 2 where this cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m tests.oracles", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.oracles", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--cases", type=int, default=100_000, help="number of cases, as 10_000_000")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--family", choices=(*FAMILIES, "all"), default="all")

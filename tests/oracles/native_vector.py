@@ -1,7 +1,8 @@
-"""The host's own CPU as an oracle for MMX and SSE: one instruction with all XMM, MM, MXCSR and x87 state.
+"""The host's own CPU as an oracle for MMX, SSE and AVX: one instruction with all YMM, MM, MXCSR and x87 state.
 
-As `native`, but the state goes in with FXRSTOR and comes out with FXSAVE or, after a signal, in the signal
-frame. 64-bit code only; RSP is the trampoline's own. Linux on x86-64 only.
+As `native`, but the state goes in with XRSTOR and comes out with XSAVE or, after a signal, in the signal
+frame; on a host without AVX with FXRSTOR and FXSAVE. 64-bit code only; RSP is the trampoline's own. Linux on
+x86-64 only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 BASE = 0x2000_0000
@@ -23,10 +25,13 @@ DATA = BASE + 0x5000  # two pages; the pages before and after are not mapped
 WINDOW_SIZE = 256
 WINDOW = DATA + 0x1000 - WINDOW_SIZE // 2  # across the page boundary
 
-# Offsets in the state pages
-IN_FX, OUT_FX, HOST_FX = 0, 512, 1024
-IN_REGS, IN_FLAGS, HOST_RSP, OUT_REGS, OUT_FLAGS = 1536, 1664, 1672, 1680, 1808
-SIGNAL, CONTEXT = 1816, 1824
+# Offsets in the state pages; an XSAVE area is aligned to 64 bytes
+IN_FX, OUT_FX, HOST_FX = 0, 896, 1792
+IN_REGS, IN_FLAGS, HOST_RSP, OUT_REGS, OUT_FLAGS = 2688, 2816, 2824, 2832, 2960
+SIGNAL, CONTEXT = 2968, 2976
+FXSAVE_SIZE, AVX_AREA, AREA_SIZE = 512, 576, 832
+AVX_STATE = 4  # XCR0 and XSTATE_BV
+SOFTWARE_BYTES, MAGIC = 464, 0x4650_5853  # in a signal frame: there is an XSAVE area (asm/sigcontext.h)
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
 CONTEXT_ORDER = (8, 9, 10, 11, 12, 13, 14, 15, 7, 6, 5, 3, 2, 0, 1, 4)  # asm/sigcontext.h
@@ -35,7 +40,7 @@ RSP = 4
 
 @dataclass(frozen=True, slots=True)
 class FxState:
-    """What FXSAVE keeps, without the x87 pointers. `st` are ST(0) to ST(7), `tags` the abridged tag byte."""
+    """What XSAVE keeps, without the x87 pointers. `st` are ST(0) to ST(7), `tags` the abridged tag byte."""
 
     control: int
     status: int  # TOP in bits 11-13
@@ -43,21 +48,30 @@ class FxState:
     mxcsr: int
     st: tuple[int, ...]  # 8 numbers of 80 bits
     xmm: tuple[int, ...]  # 16 numbers of 128 bits
+    ymmh: tuple[int, ...] = (0,) * 16  # the upper halves of YMM0 to YMM15
 
     def image(self) -> bytes:
-        """The FXSAVE64 area."""
+        """The XSAVE64 area."""
         head = struct.pack("<HHBxHQQII", self.control, self.status, self.tags, 0, 0, 0, self.mxcsr, 0)
         registers = b"".join(n.to_bytes(16, "little") for n in (*self.st, *self.xmm))
-        return (head + registers).ljust(512, b"\0")
+        header = struct.pack("<Q56x", 7)
+        return (head + registers).ljust(512, b"\0") + header + b"".join(n.to_bytes(16, "little") for n in self.ymmh)
 
     @classmethod
     def from_image(cls, image: bytes) -> FxState:
-        """From a FXSAVE64 area."""
+        """From an XSAVE64 area, or from an FXSAVE64 area for a CPU without AVX."""
         control, status, tags, _, _, _, mxcsr, _ = struct.unpack_from("<HHBxHQQII", image)
         numbers = [int.from_bytes(image[at : at + 16], "little") for at in range(32, 416, 16)]
-        return cls(
-            control, status, tags, mxcsr, tuple(n & (1 << 80) - 1 for n in numbers[:8]), tuple(numbers[8:])
-        )
+        high = (0,) * 16
+        if len(image) == AREA_SIZE and image[FXSAVE_SIZE] & AVX_STATE:
+            high = tuple(int.from_bytes(image[at : at + 16], "little") for at in range(AVX_AREA, AREA_SIZE, 16))
+        st = tuple(n & (1 << 80) - 1 for n in numbers[:8])
+        return cls(control, status, tags, mxcsr, st, tuple(numbers[8:]), high)
+
+
+def host_has_avx() -> bool:
+    """True if the host's kernel lets programs use AVX."""
+    return " avx " in Path("/proc/cpuinfo").read_text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +109,8 @@ class Trampoline:
             if libc.mmap(address, size, protection, flags, -1, 0) != address:
                 raise OSError(ctypes.get_errno(), f"cannot map {size:#x} executable bytes at {address:#x}")
         self.window: Any = (ctypes.c_char * WINDOW_SIZE).from_address(WINDOW)
-        self.state: Any = (ctypes.c_char * 2048).from_address(STATE)
+        self.state: Any = (ctypes.c_char * 4096).from_address(STATE)
+        self.wide = host_has_avx()
         self.code: Any = (ctypes.c_char * 64).from_address(CODE)
         self._build()
         self._catch_signals(libc)
@@ -115,10 +130,24 @@ class Trampoline:
         def save(register: int, offset: int) -> None:
             relative(bytes((0x48 | register >> 3 << 2, 0x89, 5 | (register & 7) << 3)), offset)
 
+        def save_state(offset: int) -> None:
+            if self.wide:
+                code.extend(bytes.fromhex("b807000000 31d2"))  # mov eax, 7; xor edx, edx; xsave64
+                relative(bytes.fromhex("480fae25"), offset)
+            else:
+                relative(bytes.fromhex("480fae05"), offset)  # fxsave64
+
+        def load_state(offset: int) -> None:
+            if self.wide:
+                code.extend(bytes.fromhex("b807000000 31d2"))  # mov eax, 7; xor edx, edx; xrstor64
+                relative(bytes.fromhex("480fae2d"), offset)
+            else:
+                relative(bytes.fromhex("480fae0d"), offset)  # fxrstor64
+
         code += bytes.fromhex("53 55 4154 4155 4156 4157")  # push rbx rbp r12-r15
         save(RSP, HOST_RSP)
-        relative(bytes.fromhex("480fae05"), HOST_FX)  # fxsave64 [host]
-        relative(bytes.fromhex("480fae0d"), IN_FX)  # fxrstor64 [in]
+        save_state(HOST_FX)
+        load_state(IN_FX)
         relative(bytes.fromhex("ff35"), IN_FLAGS)  # push [flags]; popfq
         code += b"\x9d"
         for register in range(16):
@@ -130,9 +159,9 @@ class Trampoline:
         relative(b"\x8f\x05", OUT_FLAGS)
         for register in range(16):
             save(register, OUT_REGS + 8 * register)
-        relative(bytes.fromhex("480fae05"), OUT_FX)  # fxsave64 [out]
+        save_state(OUT_FX)
         tail = len(code)
-        relative(bytes.fromhex("480fae0d"), HOST_FX)  # fxrstor64 [host]
+        load_state(HOST_FX)
         load(RSP, HOST_RSP)
         code += bytes.fromhex("6802020000 9d")  # flags as the ABI has them
         code += bytes.fromhex("415f 415e 415d 415c 5d 5b c3")
@@ -157,7 +186,7 @@ class Trampoline:
         size = len(case.code)
         code = case.code + b"\xe9" + struct.pack("<i", self.exit - (CODE + size + 5))
         self.code[: len(code)] = code
-        self.state[IN_FX : IN_FX + 512] = case.fx.image()
+        self.state[IN_FX : IN_FX + AREA_SIZE] = case.fx.image()
         self.state[IN_REGS : IN_FLAGS + 8] = struct.pack("<16QQ", *case.regs, case.flags)
         self.state[SIGNAL : SIGNAL + 16] = bytes(16)
         self.window.raw = case.window
@@ -169,12 +198,17 @@ class Trampoline:
             for n, register in enumerate(CONTEXT_ORDER):
                 regs[register] = frame[n]
             (fp,) = struct.unpack("<Q", ctypes.string_at(context + 40 + 23 * 8, 8))
-            fx = FxState.from_image(ctypes.string_at(fp, 512))
+            fx = FxState.from_image(ctypes.string_at(fp, AREA_SIZE if self._frame_is_wide(fp) else FXSAVE_SIZE))
             return Outcome(signal, tuple(regs), frame[17], fx, self.window.raw)
         out = struct.unpack_from("<17Q", self.state, OUT_REGS)
-        return Outcome(
-            0, out[:16], out[16], FxState.from_image(self.state[OUT_FX : OUT_FX + 512]), self.window.raw
-        )
+        size = AREA_SIZE if self.wide else FXSAVE_SIZE
+        fx = FxState.from_image(self.state[OUT_FX : OUT_FX + size])
+        return Outcome(0, out[:16], out[16], fx, self.window.raw)
+
+    @staticmethod
+    def _frame_is_wide(fp: int) -> bool:
+        (magic,) = struct.unpack("<I", ctypes.string_at(fp + SOFTWARE_BYTES, 4))
+        return bool(magic == MAGIC)
 
 
 class NativeVectorCpu:

@@ -1,4 +1,4 @@
-"""Seeded MMX and SSE cases for the host CPU, and this CPU's answer to the same case. No assertion here.
+"""Seeded MMX, SSE and AVX cases for the host CPU, and this CPU's answer to the same case. No assertion here.
 
 Registers and memory hold mixtures of what matters to some instruction: edge integers, edge floats (zeros,
 denormals, infinities, NaNs of both kinds, halves, the ends of integer ranges), copies of other lanes, noise.
@@ -11,23 +11,50 @@ import struct
 from collections.abc import Iterator
 from functools import cache
 
-from iced_x86 import Encoder, EncodingKind, Instruction, OpCodeOperandKind, OpKind, Register
+from iced_x86 import (
+    Encoder,
+    EncodingKind,
+    Instruction,
+    OpCodeOperandKind,
+    OpKind,
+    Register,
+    RegisterExt,
+)
 
 from isa.cpu import Cpu
 from isa.decode import code_names, decode, feature_names, form_features, opcode_info
 from isa.faults import Fault
 from isa.memory import PhysicalMemory
-from isa.state import CR0_NE, CR0_PE, CR4_OSFXSR, CR4_OSXMMEXCPT, EFER_LMA, EFER_LME, GPR_NAMES, M32, M64
+from isa.state import (
+    CR0_NE,
+    CR0_PE,
+    CR4_OSFXSR,
+    CR4_OSXMMEXCPT,
+    CR4_OSXSAVE,
+    EFER_LMA,
+    EFER_LME,
+    GPR_NAMES,
+    M32,
+    M64,
+    XCR0_AVX,
+    XCR0_SSE,
+    XCR0_X87,
+)
 from tests.oracles.native_vector import BASE, CODE, SIGFPE, WINDOW, WINDOW_SIZE, Case, FxState, Outcome
 
 FAMILIES = frozenset(("MMX", "SSE", "SSE2", "SSE3", "SSSE3", "SSE4_1", "SSE4_2", "AES", "PCLMULQDQ", "SHA"))
+VEX_FAMILIES = frozenset(("AVX", "AVX2", "FMA", "F16C", "VAES", "VPCLMULQDQ"))
 # No vector register in sight, or state that the oracle does not carry
 NOT_HERE = ("FISTTP", "PREFETCH", "LFENCE", "MFENCE", "SFENCE", "CRC32")
 # Results that differ from CPU to CPU within the manual's error bound
-ESTIMATES = ("RCPPS", "RCPSS", "RSQRTPS", "RSQRTSS")
+ESTIMATES = (
+    "RCPPS", "RCPSS", "RSQRTPS", "RSQRTSS",
+    "VEX_VRCPPS", "VEX_VRCPSS", "VEX_VRSQRTPS", "VEX_VRSQRTSS",
+)  # fmt: skip
 ALL_FEATURES = frozenset(feature_names().values())
 
 RSI, RDI = 6, 7
+INDEX_REGISTER = 5  # of gathers
 SIGNALS = {6: 4, 13: 11, 14: 11, 16: 8, 19: 8}  # exception vector -> signal that Linux makes of it
 CHECKED_FLAGS = 0x8D5
 
@@ -70,6 +97,21 @@ def forms() -> tuple[int, ...]:
 
 
 @cache
+def vex_forms() -> tuple[int, ...]:
+    """Every VEX form of AVX, AVX2, FMA, F16C, VAES and VPCLMULQDQ, by iced Code number."""
+    found = []
+    for code in code_names():
+        info = opcode_info(code)
+        if info.encoding == EncodingKind.VEX and info.is_instruction and info.mode64:
+            name = code_names()[code]
+            features = form_features(code)
+            vex = not VEX_FAMILIES.isdisjoint(features) and VEX_FAMILIES | FAMILIES >= set(features)
+            if vex and not name.startswith(("VEX_VLDMXCSR", "VEX_VSTMXCSR")):
+                found.append(code)
+    return tuple(found)
+
+
+@cache
 def _kinds() -> dict[int, str]:
     return {value: name for name, value in vars(OpCodeOperandKind).items() if isinstance(value, int)}
 
@@ -81,6 +123,8 @@ def _operand(rng: random.Random, kind: str, instruction: Instruction, n: int, me
         instruction.immediate8 = rng.choice((rng.randrange(256), rng.randrange(20), 1 << rng.randrange(8)))
     elif kind == "SEG_RDI":
         setattr(instruction, f"op{n}_kind", OpKind.MEMORY_SEG_RDI)
+    elif "VSIB" in kind:
+        _vector_index(rng, kind, instruction, n)
     elif kind.startswith("MEM") or (memory and "OR_MEM" in kind):
         setattr(instruction, f"op{n}_kind", OpKind.MEMORY)
         instruction.memory_base = Register.RSI
@@ -91,7 +135,9 @@ def _operand(rng: random.Random, kind: str, instruction: Instruction, n: int, me
         instruction.memory_displ_size = 1
     else:
         setattr(instruction, f"op{n}_kind", OpKind.REGISTER)
-        if kind.startswith("XMM"):
+        if kind.startswith("YMM"):
+            register = Register.YMM0 + rng.choice((rng.randrange(16), rng.randrange(3)))
+        elif kind.startswith("XMM"):
             register = Register.XMM0 + rng.choice((rng.randrange(16), rng.randrange(3)))
         elif kind.startswith("MM"):
             register = Register.MM0 + rng.choice((rng.randrange(8), rng.randrange(3)))
@@ -99,6 +145,17 @@ def _operand(rng: random.Random, kind: str, instruction: Instruction, n: int, me
             first = Register.RAX if kind.startswith("R64") else Register.EAX
             register = first + rng.choice((0, 1, 2, 3, 5, 7, 8, 13, 15))
         setattr(instruction, f"op{n}_register", register)
+
+
+def _vector_index(rng: random.Random, kind: str, instruction: Instruction, n: int) -> None:
+    """Make operand n memory at RSI with a vector index."""
+    setattr(instruction, f"op{n}_kind", OpKind.MEMORY)
+    instruction.memory_base = Register.RSI
+    first = Register.YMM0 if kind.endswith("Y") else Register.XMM0
+    instruction.memory_index = first + INDEX_REGISTER
+    instruction.memory_index_scale = rng.choice((1, 2, 4, 8))
+    instruction.memory_displacement = rng.randrange(-16, 16) & M64
+    instruction.memory_displ_size = 1
 
 
 def encoded(rng: random.Random, code: int) -> bytes:
@@ -110,6 +167,10 @@ def encoded(rng: random.Random, code: int) -> bytes:
     instruction.code = code  # type: ignore[assignment]
     for n, kind in enumerate(kinds):
         _operand(rng, kind, instruction, n, memory)
+    if info.requires_unique_reg_nums:  # destination, index and mask have to be three registers
+        base = Register.YMM0 if RegisterExt.is_ymm(instruction.op_register(0)) else Register.XMM0
+        destination, mask = rng.sample([r for r in range(16) if r != INDEX_REGISTER], 2)
+        instruction.op0_register, instruction.op2_register = base + destination, base + mask
     encoder = Encoder(64)
     encoder.encode(instruction, CODE)
     return bytes(encoder.take_buffer())
@@ -182,6 +243,14 @@ def make_case(rng: random.Random, code: int) -> Case:
     regs[RSI] = WINDOW + WINDOW_SIZE // 2 + rng.choice((0, 0, 16, -16, 32))
     regs[RDI] = WINDOW + WINDOW_SIZE // 2 + rng.randrange(-40, 40)
     pending = rng.random() < 0.02
+    if opcode_info(code).requires_unique_reg_nums:
+        xmm[INDEX_REGISTER] = indices(rng, code)
+    ymmh = [register128(rng) for _ in range(16)]
+    for n in range(16):
+        if rng.random() < 0.3:
+            ymmh[n] = xmm[rng.randrange(16)]
+    if opcode_info(code).requires_unique_reg_nums:
+        ymmh[INDEX_REGISTER] = indices(rng, code)
     fx = FxState(
         control=0x37E if pending else 0x37F,
         status=rng.randrange(8) << 11 | (0x8081 if pending else 0),
@@ -189,6 +258,7 @@ def make_case(rng: random.Random, code: int) -> Case:
         mxcsr=mxcsr(rng),
         st=tuple(rng.getrandbits(16) << 64 | register128(rng) & (1 << 64) - 1 for _ in range(8)),
         xmm=tuple(xmm),
+        ymmh=tuple(ymmh),
     )
     window = b"".join(
         (rng.choice(xmm) if rng.random() < 0.3 else register128(rng)).to_bytes(16, "little")
@@ -199,11 +269,21 @@ def make_case(rng: random.Random, code: int) -> Case:
     return Case(encoded(rng, code), tuple(regs), 0x202 | rng.getrandbits(12) & 0x8D5, fx, window)
 
 
-def cases(seed: int, rounds: int, only: str = "") -> Iterator[tuple[str, Case]]:
-    """(form name, case): `rounds` of every form whose name starts with `only`."""
+def indices(rng: random.Random, code: int) -> int:
+    """Indices of a gather: mostly near, so that most elements are in the window."""
+    width = 32 if "VM32" in code_names()[code] else 64
+    most = rng.choice((4, 8, 20))
+    lanes = [rng.randrange(-most, most) & (1 << width) - 1 for _ in range(128 // width)]
+    return sum(lane << n * width for n, lane in enumerate(lanes))
+
+
+def cases(
+    seed: int, rounds: int, only: str = "", among: tuple[int, ...] | None = None
+) -> Iterator[tuple[str, Case]]:
+    """(form name, case): `rounds` of every form `among` which starts with `only`; legacy forms if not told."""
     rng = random.Random(seed)
     for _ in range(rounds):
-        for code in forms():
+        for code in forms() if among is None else among:
             name = code_names()[code]
             if name.startswith(only):
                 yield name, make_case(rng, code)
@@ -218,7 +298,8 @@ class Model:
         self.cpu = Cpu(self.memory, ALL_FEATURES, lambda cpu, leaf, subleaf: (0, 0, 0, 0))
         cpu = self.cpu
         cpu.cr0 |= CR0_NE | CR0_PE
-        cpu.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT
+        cpu.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE
+        cpu.xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX
         cpu.efer |= EFER_LME | EFER_LMA
         cpu.cs.load_raw(0x08, 0, 0xFFFF_FFFF, 0xA09B)
         for segment in (cpu.ds, cpu.es, cpu.ss, cpu.fs, cpu.gs):
@@ -232,6 +313,8 @@ class Model:
             setattr(cpu, name, value)
         for n, value in enumerate(case.fx.xmm):
             setattr(cpu, f"xmm{n}", value)
+        for n, value in enumerate(case.fx.ymmh):
+            setattr(cpu, f"ymmh{n}", value)
         cpu.set_rflags_raw(case.flags)
         cpu.mxcsr = case.fx.mxcsr
         fpu = cpu.fpu
@@ -252,6 +335,7 @@ class Model:
             fpu.control, fpu.status_word(), sum((1 - tag) << n for n, tag in enumerate(fpu.tags)), cpu.mxcsr,
             tuple(fpu.regs[(fpu.top + n) & 7] for n in range(8)),
             tuple(getattr(cpu, f"xmm{n}") for n in range(16)),
+            tuple(getattr(cpu, f"ymmh{n}") for n in range(16)),
         )  # fmt: skip
         regs = tuple(getattr(cpu, name) for name in GPR_NAMES)
         return Outcome(signal, regs, cpu.rflags(), fx, bytes(self.memory.read(WINDOW, WINDOW_SIZE)))
@@ -284,6 +368,10 @@ def differences(name: str, case: Case, ours: Outcome, host: Outcome) -> list[str
         if not same(ours.fx.xmm[n], host.fx.xmm[n]):
             found.append(
                 f"xmm{n} {ours.fx.xmm[n]:032x}, host {host.fx.xmm[n]:032x}, was {case.fx.xmm[n]:032x}"
+            )
+        if not same(ours.fx.ymmh[n], host.fx.ymmh[n]):
+            found.append(
+                f"ymmh{n} {ours.fx.ymmh[n]:032x}, host {host.fx.ymmh[n]:032x}, was {case.fx.ymmh[n]:032x}"
             )
     for n in range(0 if transition else 8):
         if ours.fx.st[n] != host.fx.st[n]:

@@ -25,8 +25,11 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def test_the_custom_device_adds_its_throws_up() -> None:
-    assert load("custom_device").main() == 11
+def test_the_custom_device_answers_on_its_port_in_memory_and_as_an_msr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    load("custom_device")
+    assert capsys.readouterr().out == "Halt() EBX = 11 EAX = 11\n"
 
 
 def test_string_output_is_one_exit_a_character() -> None:
