@@ -5,11 +5,23 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from functools import partial
+from pathlib import Path
 
 from bench.unit import measure
 from bench.workloads import WORKLOADS
 
 BLOCK_FACTOR = 10  # translated code is faster: run longer, so that translation and start do not count
+
+
+def cpu_name() -> str:
+    """The host CPU's name where Linux tells it, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         for engine in engines:
             long = workload.longer(BLOCK_FACTOR) if engine == "block" else workload
-            found = measure(lambda work=long, engine=engine: work.fresh(engine), max(options.rounds, 2))
+            found = measure(partial(long.fresh, engine), max(options.rounds, 2))
             spread = f"{found.low:.1f}-{found.high:.1f}"
             here = f"{found.ns:.0f} ns"
             print(f"| {workload.name:<16} | {engine:<6} | {found.units:7.1f} | {spread:>15} | {here:>10} "

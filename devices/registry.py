@@ -308,7 +308,7 @@ def _one(device: Device, *windows: Window, irqs: tuple[int, ...] = ()) -> Device
 
 
 def _acpi_pm(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.acpi_pm import BLOCK_BYTES, AcpiPm  # noqa: PLC0415
+    from devices.acpi_pm import BLOCK_BYTES, AcpiPm
 
     sci = row.irq_id or SCI_IRQ
     device = AcpiPm(services.irq(sci), services.clock, services.on_poweroff)
@@ -316,20 +316,20 @@ def _acpi_pm(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle
 
 
 def _debug_console(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.debug_console import DebugConsole  # noqa: PLC0415
+    from devices.debug_console import DebugConsole
 
     device = DebugConsole(partial(services.output, row.name))
     return _one(device, _placed(row, _ports(DEBUG_CONSOLE_PORT, 1)))
 
 
 def _debug_exit(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.debug_exit import DebugExit  # noqa: PLC0415
+    from devices.debug_exit import DebugExit
 
     return _one(DebugExit(services.on_exit), _placed(row, _ports(DEBUG_EXIT_PORT, 4)))
 
 
 def _fw_cfg(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.fw_cfg import FwCfg, FwCfgMmioReg, FwCfgPort  # noqa: PLC0415
+    from devices.fw_cfg import FwCfg, FwCfgMmioReg, FwCfgPort
 
     device = FwCfg(services.memory)
     if row.base_gpa <= PORT_LAST:
@@ -339,7 +339,7 @@ def _fw_cfg(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
 
 
 def _hpet(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.hpet import WINDOW_SIZE, Hpet  # noqa: PLC0415
+    from devices.hpet import WINDOW_SIZE, Hpet
 
     if services.pin is None:
         raise DeviceError(f"emu_devices {row.name!r}: an HPET needs an I/O APIC; set services.pin")
@@ -347,7 +347,7 @@ def _hpet(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
 
 
 def _i8042(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.i8042 import I8042  # noqa: PLC0415
+    from devices.i8042 import I8042
 
     keyboard = row.irq_id or KEYBOARD_IRQ
     device = I8042(
@@ -364,7 +364,7 @@ def _i8042(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
 
 
 def _ide(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.ide import IdeChannel  # noqa: PLC0415
+    from devices.ide import IdeChannel
 
     line = row.irq_id or IDE_IRQ
     master, slave = services.disks.get(row.name, (None, None))
@@ -374,7 +374,7 @@ def _ide(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
 
 
 def _io_apic(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.io_apic import WINDOW_SIZE, IoApic  # noqa: PLC0415
+    from devices.io_apic import WINDOW_SIZE, IoApic
 
     if services.deliver is None:
         raise DeviceError(
@@ -384,7 +384,7 @@ def _io_apic(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle
 
 
 def _pci_host(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.pci import HostPort, i440fx_board  # noqa: PLC0415
+    from devices.pci import HostPort, i440fx_board
 
     unknown = [number for number in row.cfg_list if number not in (IDE_FUNCTION, PM_FUNCTION)]
     if unknown:
@@ -414,14 +414,14 @@ def _image(row: EmulatedDeviceConfig, services: BoardServices) -> bytes:
 
 
 def _pflash(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.pflash import PFlash  # noqa: PLC0415
+    from devices.pflash import PFlash
 
     device = PFlash(_image(row, services), name=row.name)
     return _one(device, _placed(row, _memory(row.base_gpa, device.size)))
 
 
 def _pic8259(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.pic8259 import Offset, Pic8259  # noqa: PLC0415
+    from devices.pic8259 import Offset, Pic8259
 
     return _one(
         Pic8259(services.interrupt),
@@ -432,7 +432,7 @@ def _pic8259(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle
 
 
 def _pit8254(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.pit8254 import Offset, Pit8254  # noqa: PLC0415
+    from devices.pit8254 import Offset, Pit8254
 
     line = row.irq_id or PIT_IRQ
     return _one(
@@ -444,27 +444,27 @@ def _pit8254(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle
 
 
 def _port92(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.port92 import Port92  # noqa: PLC0415
+    from devices.port92 import Port92
 
     device = Port92(services.on_a20, services.on_reset, services.a20_level)
     return _one(device, _placed(row, _ports(PORT92, 1)))
 
 
 def _post_code(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.post_code import PostCode  # noqa: PLC0415
+    from devices.post_code import PostCode
 
     return _one(PostCode(services.on_post_code), _placed(row, _ports(POST_PORT, 1)))
 
 
 def _rom(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.pflash import Rom  # noqa: PLC0415
+    from devices.pflash import Rom
 
     device = Rom(_image(row, services), row.name)
     return _one(device, _placed(row, _memory(row.base_gpa, device.size)))
 
 
 def _rtc_cmos(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.rtc_cmos import DEFAULT_START, RtcCmos  # noqa: PLC0415
+    from devices.rtc_cmos import DEFAULT_START, RtcCmos
 
     line = row.irq_id or RTC_IRQ
     device = RtcCmos(services.irq(line), services.clock, services.start or DEFAULT_START, services.cmos)
@@ -472,7 +472,7 @@ def _rtc_cmos(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundl
 
 
 def _uart16550(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.uart16550 import Uart16550  # noqa: PLC0415
+    from devices.uart16550 import Uart16550
 
     line = row.irq_id or COM1_IRQ
     device = Uart16550(services.irq(line), partial(services.output, row.name), services.clock)
@@ -480,7 +480,7 @@ def _uart16550(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBund
 
 
 def _vga_text(row: EmulatedDeviceConfig, services: BoardServices) -> DeviceBundle:
-    from devices.vga_text import WINDOW_SIZE, VgaPort, VgaText  # noqa: PLC0415
+    from devices.vga_text import WINDOW_SIZE, VgaPort, VgaText
 
     device = VgaText(services.clock)
     ports = DevicePart(device, (_placed(row, _ports(VGA_PORT, VgaPort.COUNT)),))

@@ -79,7 +79,7 @@ class BlockUnit(InterruptUnit):
                     cpu.settle_flags()
                 insn = code[ip]
                 cpu.rip = insn.next
-                insn.function(cpu, *insn.operands)
+                insn.function(*insn.arguments)
                 cpu.retired += 1
                 if cpu.attention:
                     if cpu.attention != RECOUNT:

@@ -68,7 +68,6 @@ from isa.state import (
 
 DR6_SINGLE_STEP = 1 << 14
 NEVER = 1 << 62
-SLICE = 1 << 16  # instructions that blocks may run before `kick` from another thread is looked at
 
 # Encodings that old CPUs execute as NOP: without the feature they still are (SDM Vol. 2, NOP; CET, MPX hints)
 NOP_WITHOUT_FEATURE = frozenset(
@@ -249,7 +248,7 @@ class Cpu(BlockUnit):
                 self.stop_at = until
                 if self.use_blocks and self.mode64:
                     try:
-                        self.run_blocks(min(until, self.retired + SLICE))
+                        self.run_blocks(until)
                     except BaseException:
                         ip, insn = self.at_fault
                         raise
@@ -259,7 +258,7 @@ class Cpu(BlockUnit):
                     ip = self.rip
                     insn = self.code[ip]
                     self.rip = insn.next
-                    insn.function(self, *insn.operands)
+                    insn.function(*insn.arguments)
                     if self.attention:
                         break
                 self.retired += 1
@@ -413,7 +412,7 @@ class Cpu(BlockUnit):
         self.rip = insn.next
         restarted = None
         try:
-            insn.function(self, *insn.operands)
+            insn.function(*insn.arguments)
         except VmExit:
             # RF that only stands for "between two iterations" is not for the VM to see
             self.shadow, self.rf = shadow, 0 if from_rep else resume
@@ -551,7 +550,7 @@ class Cpu(BlockUnit):
             if definition.rep and (instruction.has_rep_prefix or instruction.has_repne_prefix):
                 operands = (definition, not instruction.has_repne_prefix, *operands)
                 function = self.table["REP"].function
-        return Insn(ip, raw, code, function, operands, next_ip)
+        return Insn(ip, raw, code, function, (self, *operands), next_ip)
 
     # ---- ports ---------------------------------------------------------------------------------------------
 

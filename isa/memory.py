@@ -162,6 +162,11 @@ class PhysicalMemory:
         n = bisect_right(self._mmio_starts, gpa + size - 1) - 1
         return n >= 0 and self.mmio[n][1] > gpa
 
+    def in_window(self, gpa: int, size: int) -> bool:
+        """True if all of [gpa, gpa + size) lies in one device window."""
+        n = bisect_right(self._mmio_starts, gpa) - 1
+        return n >= 0 and gpa + size <= self.mmio[n][1]
+
     def is_plain(self, gpa: int, access: int) -> bool:
         """True if the byte at `gpa` is RAM that is there and allows `access`; windows are not looked at."""
         region = self.region_at(gpa)

@@ -43,6 +43,7 @@ FRAME = (1 << PHYSICAL_BITS) - 1 & -PAGE
 RESERVED_PHYSICAL = (1 << 52) - (1 << PHYSICAL_BITS)  # entry bits above MAXPHYADDR
 PDPTE_RESERVED = RESERVED_PHYSICAL | 0xFFF0_0000_0000_0000 | 0x1E6
 
+BUS_WIDTHS = (1, 2, 4, 8)  # bytes that one device access carries
 TLB_ENTRIES = 1 << 16  # a guest may map one page at every address: beyond this, a TLB starts again
 
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
@@ -168,7 +169,7 @@ class MemoryUnit(CpuState):
         return pair
 
     def fill_tlb(self, tlb: Tlb, page: int) -> int:
-        """Walk for a miss of the current privilege's TLB. NotPlain, and nothing else, if RAM does not answer."""
+        """Walk for a miss of the current TLB. NotPlain, and nothing else, if RAM does not answer."""
         linear = page << PAGE_SHIFT
         if page in tlb.devices or self.dr7 & 0xFF or (self.cr0 & CR0_AM and self.ac):
             raise NotPlain
@@ -345,7 +346,7 @@ class MemoryUnit(CpuState):
             self._store_slow(linear, size, value, self.tlb_read, self.tlb_write, self.cpl == 3, False)
 
     def store_plain(self, linear: int, size: int, value: int) -> None:
-        """`store` for translated code, which must not change code: within one page of plain RAM, or NotPlain."""
+        """`store` for translated code, which may not change code: in one page of plain RAM, or NotPlain."""
         delta = self.tlb_write[linear >> 12]
         if linear & 0xFFF > LAST_START[size]:
             raise NotPlain
@@ -430,6 +431,8 @@ class MemoryUnit(CpuState):
         first = PAGE - (linear & 0xFFF)
         delta = tlb.devices.get(linear >> 12)
         if delta is not None and first >= size:
+            if size in BUS_WIDTHS and self.memory.in_window(linear + delta, size):
+                return self.outside(MmioRead, linear + delta, size) & (1 << 8 * size) - 1
             return self._physical_load(linear + delta, size, linear, tlb)
         smap = tlb is self.tlb_system_read or self._smap_blocks()
         smap = smap and bool(self.cr4 & CR4_SMAP)
@@ -448,7 +451,10 @@ class MemoryUnit(CpuState):
         first = PAGE - (linear & 0xFFF)
         delta = writes.devices.get(linear >> 12)
         if delta is not None and first >= size:
-            self._physical_store(linear + delta, size, value, linear, reads, writes)
+            if size in BUS_WIDTHS and self.memory.in_window(linear + delta, size):
+                self.outside(MmioWrite, linear + delta, size, value)
+            else:
+                self._physical_store(linear + delta, size, value, linear, reads, writes)
             return
         smap = writes is self.tlb_system_write or self._smap_blocks()
         smap = smap and bool(self.cr4 & CR4_SMAP)
@@ -633,7 +639,7 @@ _LEVEL = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
 
 def split(gpa: int, size: int) -> list[tuple[int, int]]:
     """(address, width) parts of an access as a bus carries them: 1, 2, 4 or 8 bytes each."""
-    if size in (1, 2, 4, 8):
+    if size in BUS_WIDTHS:
         return [(gpa, size)]
     parts = []
     while size:

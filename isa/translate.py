@@ -1142,6 +1142,19 @@ def _jump_can_move(statements: list[Statement]) -> bool:
     return not any(statement.stores & statements[at].uses for statement in statements[at + 1 :])
 
 
+class SourceLoader:
+    """Shows the lines of a block in tracebacks (linecache asks for it only then)."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def get_source(self, module: str) -> str:
+        """PEP 302."""
+        return self.source
+
+
 def translate(
     fetch: Callable[[int], Insn], definition_of: Callable[[Insn], Definition | None], head: int, cpl: int,
     shortest: int = 2,

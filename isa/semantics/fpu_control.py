@@ -243,7 +243,7 @@ def frstor(cpu: Cpu, src: Memory) -> None:
         fpu.regs[fpu.top + n & 7] = int.from_bytes(image[at : at + 10], "little")
 
 
-@insn("LDMXCSR", inline=False)
+@insn("LDMXCSR", "VLDMXCSR", inline=False)
 def ldmxcsr(cpu: Cpu, src: Operand) -> None:
     """MXCSR := SRC; #GP(0) for reserved bits"""
     check_sse(cpu)
@@ -253,7 +253,7 @@ def ldmxcsr(cpu: Cpu, src: Operand) -> None:
     cpu.mxcsr = value
 
 
-@insn("STMXCSR", inline=False)
+@insn("STMXCSR", "VSTMXCSR", inline=False)
 def stmxcsr(cpu: Cpu, dst: Operand) -> None:
     """DEST := MXCSR"""
     check_sse(cpu)

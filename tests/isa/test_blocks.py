@@ -119,7 +119,10 @@ def test_a_full_cache_of_translations_starts_again() -> None:
 
 def test_a_cache_of_instructions_that_overflows_while_translating_does_no_harm() -> None:
     for room in range(1, 12):
-        stepped, cpu = both("again: inc rax; jz other; add rbx, rax; jmp again; other: ret")
+        never = "; ".join(f"add rbx, {n}" for n in range(1, 9))  # first decoded by the translation
+        stepped, cpu = both(f"again: inc rax; jnz over; {never}; over: jmp again")
+        cpu.run(1)
+        stepped.run(1)
         cpu.cache.count = MAX_INSNS - room
         stepped.run(200)
         cpu.run(200)
@@ -138,26 +141,26 @@ def test_a_block_that_patches_its_next_instruction_executes_the_new_one() -> Non
         same(stepped, cpu)
 
 
-@pytest.mark.parametrize("size", ("word", "dword", "qword"))
-def test_an_unaligned_store_into_the_code_ahead_is_seen_at_once(size: str) -> None:
-    """Unaligned stores take another road than aligned ones; it must not write code under a block either."""
-    text = f"""
-        jmp again
-        align 16
-        again: inc rax
-        xor {size} ptr [patched+1], 0x40
-        nop
-        align 16
-        patched: mov ebx, 0
-        add rcx, rbx
-        jmp again
-    """
-    stepped, cpu = both(text)
-    for until in range(1, 120):
-        stepped.run(until)
-        cpu.run(until)
-        same(stepped, cpu)
-    assert stepped.rcx
+STORES = ("mov [rdi], ecx", "add [rdi], cx", "mov [rdi], rcx", "push rcx", "rol dword ptr [rdi], 4")
+
+
+@pytest.mark.parametrize("text", STORES)
+@pytest.mark.parametrize("offset", range(8))
+def test_a_store_that_for_once_goes_into_the_block_itself_is_seen_at_once(text: str, offset: int) -> None:
+    """Aligned, unaligned, and through RSP; the block is hot by then and stays where it is."""
+    patched = "mov ebx, 0x11223344; mov edx, 0x55667788; lea rsi, [rsi+rbx]; lea rsi, [rsi+rdx]"
+    pair = both(f"again: {text}; align 16; {patched}; jmp again", rcx=0x41)
+    for cpu in pair:
+        cpu.rdi = cpu.rsp = 0x2_0000
+        if text.startswith("push"):
+            cpu.rsp = 0x1_0000
+        cpu.run(52)
+        while cpu.rip != CODE:
+            cpu.run(cpu.retired + 1)
+        cpu.rdi = CODE + 16 + 1 + offset
+        cpu.rsp = CODE + 16 + 1 + offset + 8
+        cpu.run(cpu.retired + 60)
+    same(*pair)
 
 
 def test_a_store_from_another_block_invalidates() -> None:
@@ -257,20 +260,16 @@ def test_a_remapped_code_page_runs_the_new_code() -> None:
 
 
 def test_a_block_over_two_pages_dies_when_its_second_page_is_remapped() -> None:
-    cpu = paged(machine(f"jmp {CODE + 0xFF8:#x}"))
-    text = "again: add rax, 1; nop dword ptr [rax+8]; inc rbx; jmp again"
-    cpu.memory.write(CODE + 0xFF8, program(text, CODE + 0xFF8))
-    cpu.memory.write(0x6000, cpu.memory.read(CODE + 0x1000, 0x100))
-    cpu.run(101)
-    spanning = [block for block in cpu.code.blocks.values() if len(block.pages) == 2]
-    assert spanning
-    assert cpu.memory.read(0x6000, 3).hex() == "48ffc3"
-    cpu.memory.write(0x6000, bytes.fromhex("48ffcb"))  # DEC RBX
-    before = cpu.rbx
-    set_page(cpu, CODE + 0x1000, 0x6000)
+    second = CODE + 0x1000
+    cpu = paged(machine(f"add rax, 1; jmp {second:#x}"))
+    cpu.memory.write(second, program(f"inc rbx; jmp {CODE:#x}", second))
+    cpu.memory.write(0x6000, program(f"dec rbx; jmp {CODE:#x}", second))
+    cpu.run(100)
+    assert cpu.code.blocks[CODE].pages == {CODE >> 12: CODE >> 12, second >> 12: second >> 12}
+    set_page(cpu, second, 0x6000)
     cpu.flush_tlb()
-    cpu.run(141)
-    assert cpu.rbx == before - 10 & M64
+    cpu.run(140)
+    assert (cpu.rax, cpu.rbx) == (35, 15)
 
 
 def test_a_code_page_made_no_execute_faults_in_the_middle_of_a_run() -> None:

@@ -19,7 +19,7 @@ KEY = (64, 0, 0, 0, 6)
 
 def insn(ip: int, length: int) -> Insn:
     """A decoded instruction of that many bytes."""
-    return Insn(ip, bytes(length), 0, lambda cpu: None, (), ip + length)
+    return Insn(ip, bytes(length), 0, lambda cpu: None, (None,), ip + length)
 
 
 def test_a_page_forgets_exactly_the_instructions_that_a_store_touches() -> None:

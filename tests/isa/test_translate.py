@@ -11,9 +11,9 @@ import pytest
 from isa.assembler import assemble
 from isa.cpu import Cpu
 from isa.decode import Insn
-from isa.exits import Budget, ExitReason, MmioRead, MmioWrite
+from isa.exits import Budget, ExitReason, MmioRead, MmioWrite, NestedPageFault
 from isa.faults import Fault, GeneralProtection
-from isa.memory import READ
+from isa.memory import READ, WRITE
 from isa.state import M64
 from isa.translate import Block, compile_recipe, translate
 from tests.isa.machine import ALL_FEATURES, CODE, make_cpu, visible_state
@@ -156,7 +156,7 @@ FLAG_READERS = (
 def test_flags_survive_what_comes_after_them(maker: str) -> None:
     """A recipe runs after the registers and flags that its formula used have changed."""
     for reader in FLAG_READERS:
-        text = f"again: {maker}; {reader}; mov rbx, 3; lea rcx, [rcx+rax+1]; jmp again"
+        text = f"again: {maker}; {reader}; lea rbx, [rbx+5]; lea rcx, [rcx+rax+1]; jmp again"
         agree(text, list(range(20, 34)), rax=0x8765_4321_0FED_CBA9, rbx=0x11, rcx=0x41, rdx=0x7FFF_FFFF)
 
 
@@ -239,6 +239,29 @@ def test_a_loop_that_bails_in_its_second_round_knows_the_flags_of_the_first() ->
         assert reasons[0] == reasons[1]
         assert visible_state(pair[0]) == visible_state(pair[1])
         assert pair[0].retired == pair[1].retired
+
+
+LOOP_WRITERS = (
+    "add [rsi], rax", "sbb [rsi], rax", "inc qword ptr [rsi]", "rol qword ptr [rsi], 3", "neg qword ptr [rsi]",
+    "shl dword ptr [rsi], cl", "xadd [rsi], rax",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LOOP_WRITERS)
+def test_a_store_that_bails_in_a_loop_keeps_the_flags_of_the_round_before(text: str) -> None:
+    """The values that this round's flags would come from are computed already when the store finds ROM."""
+    code = program(f"again: {text}; lea rsi, [rsi+0x800]; jmp again")
+    pair = [machine(code, use, rsi=0xF_8000, rax=0x80, rcx=1) for use in (False, True)]
+    for cpu in pair:
+        cpu.memory.write(0xF_F800, b"\xff" * 8)
+        cpu.memory.add_ram(0x10_0000, 0x1000, READ, name="rom")
+        cpu.memory.view[0x10_0000:0x10_0008] = (0x7FFF_FFFF_FFFF_FF80).to_bytes(8, "little")
+        cpu.tlb_read[0xFF], cpu.tlb_write[0xFF]  # known before the loop arrives
+        reason = cpu.run(400)
+        assert reason == NestedPageFault(0x10_0000, WRITE)
+    assert pair[1].code.blocks
+    assert visible_state(pair[0]) == visible_state(pair[1])
+    assert pair[0].retired == pair[1].retired == 48
 
 
 def test_pop_into_rsp_and_push_of_rsp_order_like_the_manual() -> None:
@@ -366,6 +389,13 @@ def test_a_longer_block_than_the_budget_does_not_run() -> None:
     text = "again: " + "; ".join(f"add rax, {n}" for n in range(1, 21)) + "; jmp again"
     cpu = agree(text, [63, *range(64, 105)])
     assert max(block.length for block in cpu.code.blocks.values()) == 21
+
+
+@pytest.mark.parametrize(("text", "before", "after"), (("std", 0, 1), ("cld", 1, 0)))
+def test_a_block_that_changes_the_direction_flag_leaves_it_changed(text: str, before: int, after: int) -> None:
+    cpu, block = block_of(f"mov rax, 1; {text}; mov rbx, 1", df=before)
+    assert not block.run(cpu, 100)
+    assert cpu.df == after
 
 
 def test_string_instructions_follow_the_direction_flag_set_in_their_block() -> None:

@@ -16,6 +16,7 @@ import hashlib
 import multiprocessing
 import random
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ from tests.oracles.recorded import Recorded
 from tests.oracles.shrink import shrink
 
 CHUNK = 2000  # cases between two reports of a worker
+PATIENCE = 20.0  # seconds for one case and its shrinking: an instruction that never ends is a finding
 DRAWS = 20  # attempts at a form whose first draw has no encoding
 FINDINGS_PER_FORM = 1
 MOST_FINDINGS = 40
@@ -105,6 +107,7 @@ def compare(family: Family, samples: Sequence[Sample], undefined_too: bool, foun
     """Run samples on both and shrink what differs."""
     report = Report(cases=len(samples))
     for sample, theirs in zip(samples, family.host(samples), strict=True):
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         ignored = 0 if undefined_too else family.undefined(sample)
         words = differences(family, sample, theirs, ignored)
         if words and theirs.signal == SIGILL:
@@ -122,12 +125,18 @@ def compare(family: Family, samples: Sequence[Sample], undefined_too: bool, foun
         report.findings.append(
             Finding(family.name, case, describe(family, small), tuple(left), found_by)
         )  # fmt: skip
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return report
+
+
+def _out_of_patience(*_: object) -> None:
+    raise TimeoutError(f"no end after {PATIENCE} s")
 
 
 def work(chunks: Sequence[tuple[str, int, int]], seed: int, undefined_too: bool, answers: Any) -> None:
     """A worker process: do some chunks, put a Report of each into the queue `answers`."""
     families: dict[str, Family] = {}
+    signal.signal(signal.SIGALRM, _out_of_patience)
     try:
         for name, number, count in chunks:
             family = families.setdefault(name, FAMILIES[name]()) if name not in families else families[name]

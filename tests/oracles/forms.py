@@ -145,6 +145,8 @@ class FormCase:
             self.registers_used.append((number if rex or bits > 8 or number < 4 else number - 4, bits))
         elif kind in _IMMEDIATES:
             bits, op_kind = _IMMEDIATES[kind]
+            if n and instruction.op_kind(0) == OpKind.IMMEDIATE16:  # ENTER
+                op_kind = OpKind.IMMEDIATE8_2ND
             instruction.set_op_kind(n, op_kind)
             value = edge_value(rng, bits)
             if bits == 64:

@@ -1,4 +1,4 @@
-"""The host's own CPU as an oracle for MMX, SSE and AVX: one instruction with all YMM, MM, MXCSR and x87 state.
+"""The host's own CPU as an oracle for MMX, SSE and AVX: an instruction with all YMM, MM, MXCSR and x87 state.
 
 As `native`, but the state goes in with XRSTOR and comes out with XSAVE or, after a signal, in the signal
 frame; on a host without AVX with FXRSTOR and FXSAVE. 64-bit code only; RSP is the trampoline's own. Linux on
@@ -55,7 +55,8 @@ class FxState:
         head = struct.pack("<HHBxHQQII", self.control, self.status, self.tags, 0, 0, 0, self.mxcsr, 0)
         registers = b"".join(n.to_bytes(16, "little") for n in (*self.st, *self.xmm))
         header = struct.pack("<Q56x", 7)
-        return (head + registers).ljust(512, b"\0") + header + b"".join(n.to_bytes(16, "little") for n in self.ymmh)
+        high = b"".join(n.to_bytes(16, "little") for n in self.ymmh)
+        return (head + registers).ljust(FXSAVE_SIZE, b"\0") + header + high
 
     @classmethod
     def from_image(cls, image: bytes) -> FxState:
@@ -64,7 +65,8 @@ class FxState:
         numbers = [int.from_bytes(image[at : at + 16], "little") for at in range(32, 416, 16)]
         high = (0,) * 16
         if len(image) == AREA_SIZE and image[FXSAVE_SIZE] & AVX_STATE:
-            high = tuple(int.from_bytes(image[at : at + 16], "little") for at in range(AVX_AREA, AREA_SIZE, 16))
+            places = range(AVX_AREA, AREA_SIZE, 16)
+            high = tuple(int.from_bytes(image[at : at + 16], "little") for at in places)
         st = tuple(n & (1 << 80) - 1 for n in numbers[:8])
         return cls(control, status, tags, mxcsr, st, tuple(numbers[8:]), high)
 
@@ -198,7 +200,8 @@ class Trampoline:
             for n, register in enumerate(CONTEXT_ORDER):
                 regs[register] = frame[n]
             (fp,) = struct.unpack("<Q", ctypes.string_at(context + 40 + 23 * 8, 8))
-            fx = FxState.from_image(ctypes.string_at(fp, AREA_SIZE if self._frame_is_wide(fp) else FXSAVE_SIZE))
+            size = AREA_SIZE if self._frame_is_wide(fp) else FXSAVE_SIZE
+            fx = FxState.from_image(ctypes.string_at(fp, size))
             return Outcome(signal, tuple(regs), frame[17], fx, self.window.raw)
         out = struct.unpack_from("<17Q", self.state, OUT_REGS)
         size = AREA_SIZE if self.wide else FXSAVE_SIZE

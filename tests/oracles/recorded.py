@@ -23,7 +23,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -290,7 +290,7 @@ def tidied(family: Family, sample: Sample) -> Sample:
         keep |= {"st0", "st1", "st7"}
     registers = {
         name: value
-        if name in keep or name[:2] not in ("st", "xm") and name not in GPR or name == "status"
+        if name in keep or (name[:2] not in ("st", "xm") and name not in GPR) or name == "status"
         else base.registers[name]
         for name, value in sample.state.registers.items()
     }
