@@ -121,7 +121,8 @@ def prepare(extra: str) -> tuple[str, dict[str, str]]:
 def command_line(arguments: list[str]) -> tuple[str, list[str]]:
     """The extra that a command needs, and what Python is called with for it."""
     if arguments[0] == "test":
-        return "test", ["-m", "pytest", "-n", "auto", *arguments[1:]]
+        # worksteal, because a boot takes minutes and nothing may wait behind it
+        return "test", ["-m", "pytest", "-n", "auto", "--dist", "worksteal", *arguments[1:]]
     if arguments[0] == "dev":
         return "dev", arguments[1:]
     return "", ["-m", "pysim_vm", *arguments]

@@ -32,9 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     options = parser.parse_args(arguments)
     engines = options.engine or ["step", "block"]
-    print(
-        f"{platform.python_implementation()} {platform.python_version()}, {platform.processor() or 'unknown CPU'}"
-    )
+    print(f"{platform.python_implementation()} {platform.python_version()} on {cpu_name()}")
     print("1 unit = one round of `x = (x + y) & M64` in a for loop; median of "
           f"{options.rounds} rounds, middle half in brackets\n")  # fmt: skip
     print(f"| {'Workload':<16} | {'Engine':<6} | {'Units':>7} | {'Middle half':>15} | {'Here':>10} | per |")

@@ -1,8 +1,9 @@
 """The calibration unit: one round of `x = (x + y) & M64` in a Python loop. It knows no workload.
 
 Seconds say more about a host and its neighbours than about a program. So a workload is timed in turns with
-this loop, in CPU time, and what counts is the ratio: units per guest instruction, or per exit. A host that is
-slower for a moment is so for both. The median over the rounds is reported, with the middle half as the spread.
+this loop, in CPU time, and what counts is the ratio: units per guest instruction, or per exit. A host that
+is slower for a moment is so for both. The median over the rounds is reported, with the middle half as the
+spread.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class BlockUnit(InterruptUnit):
         return True
 
     def _still_decoded(self, code: CodeContext, block: Block) -> bool:
-        """Decoding the rest of a run neither filled the cache nor, by an accessed bit, wrote the run itself."""
+        """Decoding the rest of a run neither filled the cache nor, by an accessed bit, wrote the run."""
         for ip in block.ips:
             page = cast("Cpu", self).cache.pages.get(block.pages[ip >> 12])
             if page is None or (code.key, ip) not in page.insns:

@@ -43,6 +43,9 @@ FRAME = (1 << PHYSICAL_BITS) - 1 & -PAGE
 RESERVED_PHYSICAL = (1 << 52) - (1 << PHYSICAL_BITS)  # entry bits above MAXPHYADDR
 PDPTE_RESERVED = RESERVED_PHYSICAL | 0xFFF0_0000_0000_0000 | 0x1E6
 
+# Bytes of an access -> what #AC wants its address to be a multiple of (SDM Vol. 3, "Alignment Requirements by
+# Data Type"): 6 is a far pointer, 10 an extended real, 14 and 28 x87 environments
+ALIGNMENT = {2: 2, 4: 4, 6: 4, 8: 8, 10: 8, 14: 2, 16: 16, 28: 4}
 BUS_WIDTHS = (1, 2, 4, 8)  # bytes that one device access carries
 TLB_ENTRIES = 1 << 16  # a guest may map one page at every address: beyond this, a TLB starts again
 
@@ -406,7 +409,7 @@ class MemoryUnit(CpuState):
             if (linear + 0x8000_0000_0000 | last + 0x8000_0000_0000) & M64 >= 1 << 48 or last > M64:
                 why = f"non-canonical address {linear:#x}"
                 raise StackFault(0, why) if stack else GeneralProtection(0, why)
-        if user and self.ac and self.cr0 & CR0_AM and linear & (size - 1) and size & size - 1 == 0:
+        if user and self.ac and self.cr0 & CR0_AM and linear & ALIGNMENT.get(size, 1) - 1:
             raise AlignmentCheck(0, f"{size}-byte access at {linear:#x}")
         if self.dr7 & 0xFF:
             self.match_data_breakpoints(linear, size, access == ACCESS_WRITE)
@@ -486,9 +489,7 @@ class MemoryUnit(CpuState):
         _remember(tlb.devices, linear, gpa)
         return self._outside_load(gpa, size)
 
-    def _physical_store(
-        self, gpa: int, size: int, value: int, linear: int, reads: Tlb, writes: Tlb
-    ) -> None:
+    def _physical_store(self, gpa: int, size: int, value: int, linear: int, reads: Tlb, writes: Tlb) -> None:
         host = self.memory.host_page(gpa, WRITE)
         if host is None:
             _remember(writes.devices, linear, gpa)

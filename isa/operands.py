@@ -64,7 +64,7 @@ class Immediate(Width):
 
 
 class UnreachableTarget(Width):
-    """A near branch target outside the CS limit or not canonical: reading it, as a taken branch does, is #GP(0).
+    """A near branch target outside the CS limit or not canonical: reading it, as a taken branch does, is #GP.
 
     The mode and the limit are part of the key under which an instruction is decoded, so this is known then.
     """

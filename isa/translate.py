@@ -184,10 +184,10 @@ class Specialiser:
         """Specialise an instruction function."""
         node = function_ast(function)
         parameters = [argument.arg for argument in node.args.args]
-        if node.args.vararg is not None or len(parameters) != len(operands) + 1:
+        if len(parameters) != len(operands) + 1 and node.args.vararg is None:
             raise Untranslatable("signature")
         env: dict[str, Any] = {parameters[0]: CPU}
-        env.update(zip(parameters[1:], operands, strict=True))
+        env.update(zip(parameters[1:], operands))  # noqa: B905  # NOP takes any operands and looks at none
         self.body(node.body, env, function, "")
 
     def body(self, nodes: Iterable[ast.stmt], env: dict[str, Any], function: Any, prefix: str) -> None:

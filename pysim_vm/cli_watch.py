@@ -24,6 +24,7 @@ from isa.exits import (
 )
 from isa.faults import Fault
 from isa.memory import WRITE
+from isa.mmu import Tlb
 from pysim_vm.report import (
     Change,
     changes,
@@ -322,7 +323,7 @@ def _watched(stepper: Stepper) -> type[Cpu]:
             return super()._interrupt(vector)
 
         def _physical_store(
-            self, gpa: int, size: int, value: int, linear: int, reads: dict[int, int], writes: dict[int, int]
+            self, gpa: int, size: int, value: int, linear: int, reads: Tlb, writes: Tlb
         ) -> None:
             host = self.memory.host_page(gpa, WRITE)
             before = 0

@@ -27,8 +27,8 @@ PLATFORMS: Final = ("none", "pc")
 ENGINES: Final = ("step", "block", "auto")
 
 
-# The least that boots Linux and glibc; the other levels are the default set, all that the silicon has, and the
-# x86-64 psABI's.
+# The least that boots Linux and glibc; the other levels are the default set, all that the silicon has, and
+# those of the x86-64 psABI.
 _MINIMAL_FEATURES: Final = frozenset(
     ("FPU", "TSC", "MSR", "PAE", "CX8", "PGE", "CMOV", "FXSR", "SSE", "SSE2", "SYSCALL", "NX", "X64")
 )

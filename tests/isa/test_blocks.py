@@ -12,7 +12,7 @@ from isa.blocks import HOT, MAX_HEAT, NEVER_HOT
 from isa.code_cache import MAX_INSNS, MAX_TRANSLATED
 from isa.cpu import Cpu
 from isa.exits import Budget, MmioRead
-from isa.state import CR0_PG, CR4_PAE, M64
+from isa.state import CR0_PG, CR4_PAE
 from tests.isa.machine import ALL_FEATURES, CODE, make_cpu, visible_state
 
 ALIAS = 0x30_0000
@@ -120,13 +120,19 @@ def test_a_full_cache_of_translations_starts_again() -> None:
 def test_a_cache_of_instructions_that_overflows_while_translating_does_no_harm() -> None:
     for room in range(1, 12):
         never = "; ".join(f"add rbx, {n}" for n in range(1, 9))  # first decoded by the translation
-        stepped, cpu = both(f"again: inc rax; jnz over; {never}; over: jmp again")
+        step = "pdep rdx, rdx, rdx"  # which blocks do not hold
+        stepped, cpu = both(f"again: {step}; inc rax; jnz over; {never}; jmp again; over: {step}; jmp again")
         cpu.run(1)
         stepped.run(1)
         cpu.cache.count = MAX_INSNS - room
-        stepped.run(200)
-        cpu.run(200)
-        same(stepped, cpu)
+        for until in (200, 400):
+            stepped.run(until)
+            cpu.run(until)
+            same(stepped, cpu)
+            for one in (stepped, cpu):
+                assert one.memory.read(CODE + 10, 4).hex() in ("4883c301", "4883c340")
+                one.memory.write(CODE + 13, b"\x40")  # the immediate of the first ADD
+                one.rax = -5 & (1 << 64) - 1  # from 0 on the ADDs run
 
 
 # ---- invalidation ------------------------------------------------------------------------------------------
@@ -134,8 +140,8 @@ def test_a_cache_of_instructions_that_overflows_while_translating_does_no_harm()
 
 def test_a_block_that_patches_its_next_instruction_executes_the_new_one() -> None:
     text = "again: inc rax; xor byte ptr [patched+2], 0x38; patched: add rbx, 5; jmp again"  # ADD and CMP
-    stepped, cpu = both(text)
     for until in range(1, 60):
+        stepped, cpu = both(text)
         stepped.run(until)
         cpu.run(until)
         same(stepped, cpu)
@@ -147,7 +153,7 @@ STORES = ("mov [rdi], ecx", "add [rdi], cx", "mov [rdi], rcx", "push rcx", "rol 
 @pytest.mark.parametrize("text", STORES)
 @pytest.mark.parametrize("offset", range(8))
 def test_a_store_that_for_once_goes_into_the_block_itself_is_seen_at_once(text: str, offset: int) -> None:
-    """Aligned, unaligned, and through RSP; the block is hot by then and stays where it is."""
+    """Aligned, unaligned, and through RSP; the block is hot by then."""
     patched = "mov ebx, 0x11223344; mov edx, 0x55667788; lea rsi, [rsi+rbx]; lea rsi, [rsi+rdx]"
     pair = both(f"again: {text}; align 16; {patched}; jmp again", rcx=0x41)
     for cpu in pair:
@@ -157,6 +163,7 @@ def test_a_store_that_for_once_goes_into_the_block_itself_is_seen_at_once(text: 
         cpu.run(52)
         while cpu.rip != CODE:
             cpu.run(cpu.retired + 1)
+        assert not cpu.use_blocks or cpu.code.blocks[CODE].length > 15
         cpu.rdi = CODE + 16 + 1 + offset
         cpu.rsp = CODE + 16 + 1 + offset + 8
         cpu.run(cpu.retired + 60)
@@ -174,7 +181,7 @@ def test_a_store_from_another_block_invalidates() -> None:
         jmp again
     """
     stepped, cpu = both(text)
-    for until in range(10, 300, 7):
+    for until in range(20, 700, 31):
         stepped.run(until)
         cpu.run(until)
         same(stepped, cpu)
@@ -206,7 +213,7 @@ def test_a_store_through_an_alias_of_the_code_page_invalidates() -> None:
     stepped, cpu = both(text)
     for one in (stepped, cpu):
         one.memory.add_ram(ALIAS, 0x1000, name="alias", host=CODE)
-    for until in range(10, 300, 7):
+    for until in range(20, 700, 31):
         stepped.run(until)
         cpu.run(until)
         same(stepped, cpu)
@@ -228,7 +235,7 @@ def test_a_data_page_that_becomes_code_is_watched_from_then_on() -> None:
         jmp again
     """
     stepped, cpu = both(text)
-    for until in range(50, 500, 9):
+    for until in range(50, 900, 41):
         stepped.run(until)
         cpu.run(until)
         same(stepped, cpu)

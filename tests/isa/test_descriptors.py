@@ -102,6 +102,14 @@ def test_a_selector_past_the_table_limit_faults_with_itself() -> None:
     assert outcome(load_segment, cpu, cpu.ds, SLOT) == ""
 
 
+@pytest.mark.parametrize("rpl", [0, 1, 2, 3])
+def test_the_error_code_of_a_selector_past_the_table_limit_has_no_rpl(rpl: int) -> None:
+    """SDM Vol. 3, "Error Code": bits 1 and 0 are IDT and EXT."""
+    cpu = table_cpu(32)
+    cpu.gdtr.limit = SLOT + 6
+    assert outcome(load_segment, cpu, cpu.ds, SLOT | rpl) == f"#GP({SLOT:#x})"
+
+
 def test_ti_selects_the_ldt_and_a_null_ldtr_has_no_entries() -> None:
     cpu = table_cpu(32)
     assert outcome(load_segment, cpu, cpu.ds, 0x0C) == "#GP(0xc)"

@@ -545,6 +545,11 @@ def test_a_non_canonical_address_is_gp_and_through_the_stack_ss(linear: int) -> 
     [
         (3, True, 1, 0x6001, 2, True), (3, True, 1, 0x6002, 4, True), (3, True, 1, 0x6004, 8, True),
         (3, True, 1, 0x6004, 4, False), (3, True, 1, 0x6003, 1, False), (3, False, 1, 0x6001, 4, False),
+        (3, True, 1, 0x6008, 10, False),
+        (3, True, 1, 0x6004, 10, True),
+        (3, True, 1, 0x6002, 6, True),
+        (3, True, 1, 0x6008, 16, True),
+        (3, True, 1, 0x6010, 64, False),
         (3, True, 0, 0x6001, 4, False), (0, True, 1, 0x6001, 4, False),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def reason(code: Any) -> str:
     if not info.cpl3:
         return "ring 0 only"
     if info.encoding != EncodingKind.LEGACY:
-        return "no case is generated for VEX encodings of vectors"
+        return "no case is generated for it"
     mnemonic = mnemonic_names()[info.mnemonic]
     if mnemonic in REASONS_BY_MNEMONIC:
         return REASONS_BY_MNEMONIC[mnemonic]
@@ -66,21 +66,32 @@ def reason(code: Any) -> str:
     return REASONS_BY_ROOM.get(room, "no case is generated for it")
 
 
-def summary(cpu: str, command: str, agreed: Mapping[str, int], missing: Mapping[str, int]) -> dict[str, Any]:
-    """What coverage.json holds. `agreed`: cases by form; `missing`: forms that the host lacks."""
+def summary(
+    cpu: str, command: str, agreed: Mapping[str, int], missing: Container[str], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What coverage.json holds after a run.
+
+    `agreed`: cases by form; `missing`: forms that the host lacks; `before`: what the file held, {} for
+    nothing. Counts of earlier runs on the same CPU are kept.
+    """
+    earlier: dict[str, int] = before["checked"] if before and before["cpu"] == cpu else {}
+    runs: list[str] = before["runs"] if earlier else []
+    lacking = f"the recording host ({cpu}) lacks it"
     checked = {}
     unchecked: dict[str, list[str]] = {}
     for code in implemented_forms():
         name = code_names()[code]
-        if agreed.get(name):
-            checked[name] = agreed[name]
+        cases = agreed.get(name, 0) + earlier.get(name, 0)
+        if cases:
+            checked[name] = cases
         else:
-            why = f"the recording host ({cpu}) lacks it" if missing.get(name) else reason(code)
+            known_lacking = earlier and name in before["unchecked"].get(lacking, ())
+            why = lacking if name in missing or known_lacking else reason(code)
             unchecked.setdefault(why, []).append(name)
     return {
         "version": VERSION,
         "cpu": cpu,
-        "command": command,
+        "runs": [*runs, command],
         "cases": sum(checked.values()),
         "checked": dict(sorted(checked.items())),
         "unchecked": {why: sorted(names) for why, names in sorted(unchecked.items())},

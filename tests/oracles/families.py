@@ -1,7 +1,7 @@
-"""One face for the three oracles: general-purpose, MMX and SSE, x87. It runs nothing by itself.
+"""One face for the oracles: general-purpose, MMX and SSE, AVX, x87. It runs nothing by itself.
 
 A family turns a seeded generator into cases, has this CPU and the host run them, and tells what differs.
-`State` is what a case or an outcome has apart from the code, in one shape for all three: what recording,
+`State` is what a case or an outcome has apart from the code, in one shape for all: what recording,
 replaying and shrinking work on.
 """
 
@@ -19,7 +19,7 @@ from tests.oracles import general_model, native, native_vector, native_x87, vect
 
 GENERAL_NAMES = (*native.GPR, "flags")
 VECTOR_NAMES = (*native.GPR, "flags", *(f"xmm{n}" for n in range(16)), *(f"st{n}" for n in range(8)),
-                "control", "status", "tags", "mxcsr")  # fmt: skip
+                "control", "status", "tags", "mxcsr", *(f"ymmh{n}" for n in range(16)))  # fmt: skip
 IMAGE_NAMES = ("control", "status", "tags", "ip", "cs", "opcode", "dp", "ds")
 X87_NAMES = (*(f"st{n}" for n in range(8)), *IMAGE_NAMES, "flags", "rax")
 HOST_AT = native_x87.BASE + 20  # where the x87 worker puts the instruction
@@ -59,7 +59,7 @@ class Family(Protocol):
     memory_at: int  # linear address of the window
     memory_size: int
 
-    def keys(self) -> list[tuple[str, int, Any]]:
+    def every_form(self) -> list[tuple[str, int, Any]]:
         """Everything that can be generated, in a fixed order."""
 
     def make(self, rng: random.Random, key: tuple[str, int, Any]) -> Sample | None:
@@ -92,7 +92,7 @@ class General:
         self.machines: dict[int, general_model.Machine] = {}
         self.worker: native.NativeCpu | None = None
 
-    def keys(self) -> list[tuple[str, int, Any]]:
+    def every_form(self) -> list[tuple[str, int, Any]]:
         names = code_names()
         return [(names[code], bits, code) for bits in (64, 32, 16) for code in general_model.forms(bits)]
 
@@ -154,7 +154,7 @@ class Vector:
         self.model: vector_cases.Model | None = None
         self.worker: native_vector.NativeVectorCpu | None = None
 
-    def keys(self) -> list[tuple[str, int, Any]]:
+    def every_form(self) -> list[tuple[str, int, Any]]:
         return [(code_names()[code], 64, code) for code in vector_cases.forms()]
 
     def make(self, rng: random.Random, key: tuple[str, int, Any]) -> Sample | None:
@@ -164,13 +164,15 @@ class Vector:
 
     def _state(self, source: native_vector.Case | native_vector.Outcome) -> State:
         fx = source.fx
-        values = (*source.regs, source.flags, *fx.xmm, *fx.st, fx.control, fx.status, fx.tags, fx.mxcsr)
+        words = (fx.control, fx.status, fx.tags, fx.mxcsr)
+        values = (*source.regs, source.flags, *fx.xmm, *fx.st, *words, *fx.ymmh)
         return State(dict(zip(VECTOR_NAMES, values, strict=True)), source.window)
 
     def _parts(self, state: State) -> tuple[tuple[int, ...], int, native_vector.FxState, bytes]:
         values = [state.registers[name] for name in VECTOR_NAMES]
-        control, status, tags, mxcsr = values[41:]
-        fx = native_vector.FxState(control, status, tags, mxcsr, tuple(values[33:41]), tuple(values[17:33]))
+        xmm, st, ymmh = tuple(values[17:33]), tuple(values[33:41]), tuple(values[45:])
+        control, status, tags, mxcsr = values[41:45]
+        fx = native_vector.FxState(control, status, tags, mxcsr, st, xmm, ymmh)
         return tuple(values[:16]), values[16], fx, state.memory
 
     def run(self, sample: Sample) -> Result:
@@ -199,6 +201,15 @@ class Vector:
             self.worker = None
 
 
+class Avx(Vector):
+    """The VEX encodings of AVX, AVX2, FMA and F16C in 64-bit code."""
+
+    name = "avx"
+
+    def every_form(self) -> list[tuple[str, int, Any]]:
+        return [(code_names()[code], 64, code) for code in vector_cases.vex_forms()]
+
+
 class X87:
     """x87 in 64-bit code, exceptions pending but not delivered. "rax" of a state is AX afterwards."""
 
@@ -211,7 +222,7 @@ class X87:
         self.worker: native_x87.NativeX87 | None = None
         self.numbers = {code: n for n, (code, _, _) in enumerate(x87_model.ENCODINGS)}
 
-    def keys(self) -> list[tuple[str, int, Any]]:
+    def every_form(self) -> list[tuple[str, int, Any]]:
         return [(form, 64, code) for code, form, _ in x87_model.ENCODINGS]
 
     def make(self, rng: random.Random, key: tuple[str, int, Any]) -> Sample | None:
@@ -225,7 +236,8 @@ class X87:
 
     def _image(self, state: State) -> native_x87.Image:
         values = [state.registers[name] for name in X87_NAMES]
-        return native_x87.Image(*values[8:16], tuple(values[:8]))
+        control, status, tags, ip, cs, opcode, dp, ds = values[8:16]
+        return native_x87.Image(control, status, tags, ip, cs, opcode, dp, ds, tuple(values[:8]))
 
     def _case(self, sample: Sample) -> native_x87.Case:
         state = sample.state
@@ -266,7 +278,9 @@ class X87:
             self.worker = None
 
 
-FAMILIES: dict[str, type[General | Vector | X87]] = {"general": General, "vector": Vector, "x87": X87}
+FAMILIES: dict[str, type[General | Vector | Avx | X87]] = {
+    "general": General, "vector": Vector, "avx": Avx, "x87": X87,
+}  # fmt: skip
 
 
 def differences(family: Family, sample: Sample, theirs: Result, ignored: int) -> list[str]:
@@ -282,5 +296,5 @@ def differences(family: Family, sample: Sample, theirs: Result, ignored: int) ->
 
 def describe(family: Family, sample: Sample) -> str:
     """The instruction of a sample as text and bytes."""
-    text = disassemble(sample.code, sample.bits, general_model.CODE if family.name == "general" else 0)
+    text = disassemble(sample.code, sample.bits, native.CODE if family.name == "general" else 0)
     return f"{sample.form} in {sample.bits}-bit code: {text} [{sample.code.hex(' ')}]"

@@ -83,6 +83,7 @@ class FormCase:
         self.registers_used: list[tuple[int, int]] = []  # (number, bits) of explicit operands
         self.memory_at: int | None = None  # linear address of an operand in the window
         self.address_registers: set[int] = set()  # what that address depends on
+        self.leaves_window = False
         self.case = self._build()
 
     # ---- the instruction ----------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ class FormCase:
             self._string()
         self._prepare()
         raw = self._encode()
-        if raw is None:
+        if raw is None or self.leaves_window:
             return None
         self._aim(len(raw))
         if any(kind.startswith("BR") for kind in self._kinds()):
@@ -315,8 +316,8 @@ class FormCase:
         if len(self.registers_used) != 1 or self.memory_at is None:
             return
         number, bits = self.registers_used[0]
-        if number in self.address_registers:
-            self.memory_at = None
+        if number in self.address_registers:  # the bit could be anywhere, in the trampoline even
+            self.leaves_window = True
             return
         low = (WINDOW + 16 - self.memory_at) * 8
         high = (WINDOW + WINDOW_SIZE - 16 - self.memory_at) * 8

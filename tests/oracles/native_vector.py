@@ -63,7 +63,7 @@ class FxState:
         """From an XSAVE64 area, or from an FXSAVE64 area for a CPU without AVX."""
         control, status, tags, _, _, _, mxcsr, _ = struct.unpack_from("<HHBxHQQII", image)
         numbers = [int.from_bytes(image[at : at + 16], "little") for at in range(32, 416, 16)]
-        high = (0,) * 16
+        high: tuple[int, ...] = (0,) * 16
         if len(image) == AREA_SIZE and image[FXSAVE_SIZE] & AVX_STATE:
             places = range(AVX_AREA, AREA_SIZE, 16)
             high = tuple(int.from_bytes(image[at : at + 16], "little") for at in places)

@@ -145,7 +145,7 @@ class Event:
     """Something from outside, `after` retired instructions since the one before."""
 
     after: int
-    action: str  # "", "interrupt", "store", "trap", "flush", "kick", "nmi"
+    action: str  # "", "interrupt", "store", "trap", "flush", "kick", "nmi", "point"
     where: int = 0
     data: bytes = b""
 
@@ -295,6 +295,9 @@ class Machine:
                 self.memory.write(event.where, event.data)
             case "trap":
                 cpu.tf = 1
+            case "point":  # pointers that a hot loop used on data
+                cpu.r12 = cpu.rsi = event.where
+                cpu.rdi = event.where + 8
             case "flush":
                 cpu.flush_tlb()
             case "kick":
@@ -528,7 +531,7 @@ class Builder:
         registers[COUNTER] = 5
         return Program(
             self.seed, self.level, self.base, self.smap, rng.random() < 0.1, code, starts, tuple(registers),
-            flags, rng.randbytes(DATA_PAGES << 12), tuple(self._script(len(code))),
+            flags, rng.randbytes(DATA_PAGES << 12), tuple(self._script(starts)),
         )  # fmt: skip
 
     # ---- items -----------------------------------------------------------------------------------------
@@ -616,6 +619,8 @@ class Builder:
                 self._text(f"mov r13d, {self._data():#x}")
             case 2:
                 self._text(f"mov esi, {self._data():#x}; mov edi, {self._data():#x}")
+                if self.patches and rng.random() < 0.2:
+                    self._text(f"mov r12d, {CODE + rng.randrange(0x300):#x}")
             case 3:
                 self._text(f"mov esp, {STACK + 0x1000 + 8 * rng.randrange(-100, 100):#x}")
             case 4:
@@ -846,7 +851,7 @@ class Builder:
         image[at : at + 5] = b"\xe9" + (-(at + 5) & 0xFFFF_FFFF).to_bytes(4, "little")
         return bytes(image), (*starts, at)
 
-    def _script(self, size: int) -> list[Event]:
+    def _script(self, starts: tuple[int, ...]) -> list[Event]:
         rng = self.rng
         events: list[Event] = []
         pace = rng.choice((3, 30, 300))
@@ -867,10 +872,14 @@ class Builder:
                 event = Event(after, "kick")
             elif choice < 0.37:
                 event = Event(after, "nmi")
+            elif choice < 0.40 and (self.patches or self.wild):
+                place = CODE + rng.choice(starts) if self.patches else rng.choice(_SPECIAL_PAGES[:-1])
+                event = Event(after, "point", place + (rng.randrange(-8, 8) if rng.random() < 0.5 else 0))
             elif choice < 0.42:
                 event = Event(after, "store", rng.choice(DATA_AT) + rng.randrange(0xF00), rng.randbytes(8))
             elif choice < 0.46 and self.patches:
-                at = CODE_AT[0] + rng.randrange(0x200)
+                start = rng.choice(starts)
+                at = CODE_AT[start >> 12] + (start & 0xFF0)
                 event = Event(after, "store", at, rng.choice((b"\x90", rng.randbytes(1), b"\x90" * 8)))
             events.append(event)
         return events

@@ -2,7 +2,7 @@
 
 A file is gzip of JSON lines, sorted keys, ASCII. The first line is the header:
 
-    {"format": "pysim-vm cases", "version": 1, "family": "general" | "vector" | "x87", "cpu": name of the CPU,
+    {"format": "pysim-vm cases", "version": 1, "family": "general" | "vector" | "avx" | "x87", "cpu": its name,
      "cases": number of lines that follow, "sha256": of the bytes that follow the header line}
 
 and each line after it one case:
@@ -31,7 +31,7 @@ from typing import Any
 
 from iced_x86 import Decoder, InstructionInfoFactory, MemorySizeExt, OpAccess, Register, RegisterExt
 
-from tests.oracles import general_model, native_vector
+from tests.oracles import native_vector
 from tests.oracles.families import (
     FAMILIES,
     GENERAL_NAMES,
@@ -43,13 +43,13 @@ from tests.oracles.families import (
     State,
     differences,
 )
-from tests.oracles.native import GPR, SEGMENT16_BASE
+from tests.oracles.native import CODE, GPR, SEGMENT16_BASE
 
 FORMAT, VERSION = "pysim-vm cases", 1
 LARGEST_FILE, LARGEST_TEXT = 1 << 20, 1 << 25  # bytes, compressed and not
-NAMES = {"general": GENERAL_NAMES, "vector": VECTOR_NAMES, "x87": X87_NAMES}
+NAMES = {"general": GENERAL_NAMES, "vector": VECTOR_NAMES, "avx": VECTOR_NAMES, "x87": X87_NAMES}
 FIXED = {"flags": 0x202, "control": 0x37F, "mxcsr": 0x1F80}
-STRING_REACH = 512  # a string instruction may touch the whole window
+ANYWHERE = 512  # a repeated string instruction or a bit offset may reach the whole window
 M64 = (1 << 64) - 1
 
 
@@ -75,6 +75,8 @@ def background(family: str, bits: int) -> State:
             registers[name] = int.from_bytes(bytes([0x11 + GPR.index(name)] * width), "little")
         elif name.startswith("xmm"):
             registers[name] = int.from_bytes(bytes([0x31 + int(name[3:])] * 16), "little")
+        elif name.startswith("ymmh"):
+            registers[name] = int.from_bytes(bytes([0x51 + int(name[4:])] * 16), "little")
         elif name.startswith("st") and name != "status":
             registers[name] = 0x3FFF << 64 | 1 << 63 | int(name[2:])
         else:
@@ -231,7 +233,7 @@ def _names_of(register: Any, state: State) -> list[str]:
     if plain.startswith("mm"):
         return [f"st{int(plain[2:]) - (state.registers['status'] >> 11) & 7}"]
     if name.startswith("zmm"):
-        return ["xmm" + name[3:]]
+        return ["xmm" + name[3:], "ymmh" + name[3:]]
     return [name]
 
 
@@ -247,13 +249,14 @@ def _value_of(register: Any, state: State) -> int:
 
 def touched(family: Family, sample: Sample) -> Touched:
     """What iced's InstructionInfo says that the instruction of a sample uses."""
-    at = general_model.CODE if family.name == "general" else native_vector.CODE
+    at = CODE if family.name == "general" else native_vector.CODE
     instruction = Decoder(sample.bits, sample.code, ip=at).decode()
     info = _INFO.info(instruction)
     state = sample.state
     if family.name == "x87":
         state = replace(state, registers={**state.registers, "rdi": family.memory_at})
-    read, written = set(), set()
+    read: set[str] = set()
+    written: set[str] = set()
     for used in info.used_registers():
         names = _names_of(used.register, state)
         if _reads(used.access):
@@ -262,7 +265,8 @@ def touched(family: Family, sample: Sample) -> Touched:
             written.update(names)
             if sample.bits != 64 or RegisterExt.size(used.register) < 4:  # the rest of it stays
                 read.update(names)
-    read_at, written_at = set(), set()
+    read_at: set[int] = set()
+    written_at: set[int] = set()
     base = SEGMENT16_BASE if sample.bits == 16 else 0
     for use in info.used_memory():
         offset = _value_of(use.base, state) + _value_of(use.index, state) * use.scale + use.displacement
@@ -270,9 +274,10 @@ def touched(family: Family, sample: Sample) -> Touched:
         offset &= {1: 0xFFFF, 2: 0xFFFF_FFFF}.get(use.address_size, M64)
         first = base + offset - family.memory_at
         size = MemorySizeExt.size(use.memory_size)
-        low, high = (first, first + size) if size else (first - STRING_REACH, first + STRING_REACH)
-        if instruction.has_rep_prefix or instruction.has_repne_prefix:
-            low, high = first - STRING_REACH, first + STRING_REACH
+        low, high = (first, first + size) if size else (first - ANYWHERE, first + ANYWHERE)
+        bit_offset = sample.form.startswith(("BT_", "BTS_", "BTR_", "BTC_")) and "IMM8" not in sample.form
+        if instruction.has_rep_prefix or instruction.has_repne_prefix or bit_offset or instruction.is_vsib:
+            low, high = first - ANYWHERE, first + ANYWHERE
         span = range(max(low, 0), min(high, family.memory_size))
         if _reads(use.access):
             read_at.update(span)
@@ -290,7 +295,7 @@ def tidied(family: Family, sample: Sample) -> Sample:
         keep |= {"st0", "st1", "st7"}
     registers = {
         name: value
-        if name in keep or (name[:2] not in ("st", "xm") and name not in GPR) or name == "status"
+        if name in keep or (name[:2] not in ("st", "xm", "ym") and name not in GPR) or name == "status"
         else base.registers[name]
         for name, value in sample.state.registers.items()
     }

@@ -152,7 +152,7 @@ def _vector_index(rng: random.Random, kind: str, instruction: Instruction, n: in
     setattr(instruction, f"op{n}_kind", OpKind.MEMORY)
     instruction.memory_base = Register.RSI
     first = Register.YMM0 if kind.endswith("Y") else Register.XMM0
-    instruction.memory_index = first + INDEX_REGISTER
+    instruction.memory_index = first + INDEX_REGISTER  # type: ignore[assignment]
     instruction.memory_index_scale = rng.choice((1, 2, 4, 8))
     instruction.memory_displacement = rng.randrange(-16, 16) & M64
     instruction.memory_displ_size = 1
@@ -170,7 +170,8 @@ def encoded(rng: random.Random, code: int) -> bytes:
     if info.requires_unique_reg_nums:  # destination, index and mask have to be three registers
         base = Register.YMM0 if RegisterExt.is_ymm(instruction.op_register(0)) else Register.XMM0
         destination, mask = rng.sample([r for r in range(16) if r != INDEX_REGISTER], 2)
-        instruction.op0_register, instruction.op2_register = base + destination, base + mask
+        instruction.op0_register = base + destination  # type: ignore[assignment]
+        instruction.op2_register = base + mask  # type: ignore[assignment]
     encoder = Encoder(64)
     encoder.encode(instruction, CODE)
     return bytes(encoder.take_buffer())

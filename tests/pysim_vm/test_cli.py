@@ -149,7 +149,7 @@ def test_every_end_has_its_code_and_its_sentence(
     ("text", "status", "words"),
     [
         ("mov eax, 0xd0000000\njmp rax", ExitStatus.NESTED_PAGE_FAULT, "jumped to 0xd0000000"),
-        ("vaddps ymm0, ymm1, ymm2", ExitStatus.UNIMPLEMENTED, "vaddps ymm0, ymm1, ymm2"),
+        ("vsm4key4 xmm0, xmm1, xmm2", ExitStatus.UNIMPLEMENTED, "vsm4key4 xmm0, xmm1, xmm2"),
         ("mov byte [0x50000000], 1", ExitStatus.DEVICE, "mmio write 0x50000000 width 1: no device"),
     ],
 )
