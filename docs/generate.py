@@ -132,7 +132,7 @@ def coverage_page() -> str:
     lines += [
         "",
         f"{len(silicon['checked'])} forms were compared with a real CPU ({silicon['cpu']}) in",
-        f"{silicon['cases']:,} cases, all alike (`python -m tests.oracles`, runs in tests/vectors/coverage.json).",
+        f"{silicon['cases']:,} cases of `python -m tests.oracles`, all alike.",
         "The last column tells how many of a mnemonic's; a few of each form are kept in `tests/vectors/` and",
         "replayed by the tests on any host. Where forms could not be compared, a number tells why:",
         "",

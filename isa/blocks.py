@@ -1,8 +1,9 @@
 """The block engine: finds hot code, keeps its translations, runs them. It translates nothing itself.
 
-Code starts in the step engine. Where control arrives often by a jump, `isa.translate` makes a Python function of the
-run that starts there; from then on arriving there calls it. Whatever such a function cannot do it leaves to the
-step engine, one instruction at a time, so both engines execute the same definitions and count alike.
+Code starts in the step engine. Where control arrives often by a jump, `isa.translate` makes a Python
+function of the run that starts there; from then on arriving there calls it. Whatever such a function cannot
+do it leaves to the step engine, one instruction at a time, so both engines execute the same definitions and
+count alike.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class BlockUnit(InterruptUnit):
         cpu = cast("Cpu", self)
         ip = cpu.rip
         insn: Insn | None = None
-        # 1: control arrived here by a jump; 2: from a block, or this can never head one: what follows is fresh
+        # 1: control arrived here by a jump; 2: from a block, or this can never head one: what follows can
         fresh = 1
         try:
             code = cpu.code

@@ -46,7 +46,7 @@ def check_pending(cpu: Cpu) -> None:
 
 def check_sse(cpu: Cpu) -> None:
     """#UD with CR0.EM or without CR4.OSFXSR; #NM with CR0.TS."""
-    # Quirk: VEX forms are held to CR0.EM = 0 and CR4.OSFXSR = 1 too, which hardware asks of legacy forms only;
+    # Quirk: VEX forms are held to CR0.EM = 0 and CR4.OSFXSR = 1 too, which hardware asks of legacy ones only;
     # no system enables XCR0.AVX without them
     if cpu.cr0 & CR0_EM or not cpu.cr4 & CR4_OSFXSR:
         raise InvalidOpcode("SSE instruction with CR0.EM = 1 or CR4.OSFXSR = 0")

@@ -2,7 +2,7 @@
 
 A file is gzip of JSON lines, sorted keys, ASCII. The first line is the header:
 
-    {"format": "pysim-vm cases", "version": 1, "family": "general" | "vector" | "avx" | "x87", "cpu": its name,
+    {"format": "pysim-vm cases", "version": 1, "family": general | vector | avx | x87, "cpu": name,
      "cases": number of lines that follow, "sha256": of the bytes that follow the header line}
 
 and each line after it one case:
