@@ -149,8 +149,6 @@ def write_cr0(cpu: Cpu, value: int) -> None:
         cpu.load_pdptes(cpu.cr3)
     cpu.efer = efer
     cpu.cr0 = value
-    if not value & CR0_PE:
-        cpu.cpl = 0
     if (value ^ old) & CR0_PAGING_BITS:
         cpu.flush_tlb()
     cpu.update_mode()

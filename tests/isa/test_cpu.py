@@ -445,6 +445,18 @@ def test_a_data_breakpoint_stops_rep_at_the_element_that_hit_it() -> None:
     assert frame(cpu)[0] == CODE
 
 
+def test_a_data_breakpoint_is_seen_in_a_page_that_was_used_before_it_was_set() -> None:
+    cpu = with_handlers(
+        "mov [rbx], al\n mov dr0, rbx\n mov dr7, rcx\n mov [rbx], al\n hlt",
+        "hlt",
+        (DB,),
+        rbx=0x4800,
+        rcx=0x402 | 1 << 16,
+    )
+    assert cpu.run(100) == Halt()
+    assert cpu.dr6 & 15 == 1 and cpu.rip == HANDLER + 1
+
+
 def test_a_disabled_breakpoint_does_nothing() -> None:
     cpu = with_handlers("inc rax\n hlt", "hlt", (DB,), dr0=CODE, dr7=0x400)
     assert cpu.run(100) == Halt()
@@ -472,6 +484,13 @@ def test_a_loop_that_patches_itself_sees_each_patch() -> None:
     cpu = program("next: mov al, 0\n inc byte [rel next + 1]\n add rbx, rax\n cmp al, 9\n jne next\n hlt")
     assert cpu.run(1000) == Halt()
     assert cpu.rbx == sum(range(10))
+
+
+def test_a_page_that_was_only_written_before_is_watched_once_it_holds_code() -> None:
+    cpu = program("mov word [rbx], 0xC3F8\n call rbx\n mov byte [rbx], 0xF9\n call rbx\n hlt", rbx=0x4000)
+    assert cpu.run(4) == Budget(4)  # CLC; RET was written, called and is being replaced by STC
+    assert cpu.run(100) == Halt()
+    assert cpu.cf == 1
 
 
 def test_rep_movs_over_code_replaces_it() -> None:

@@ -428,6 +428,27 @@ def test_the_a20_gate_folds_addresses_and_opening_it_forgets_translations() -> N
     assert cpu.load(0x10_0500, 1) == 0x22
 
 
+def test_a_device_page_is_found_again_without_a_walk_until_the_next_flush() -> None:
+    cpu = paged_cpu("4-level")
+    cpu.memory.set_mmio([(0x20_0000, 0x2000)])
+    pte = map_page(cpu, 0x6000, 0x20_0000)
+    for access, first, second in (
+        (lambda: cpu.load(0x6010, 4), MmioRead(0x20_0010, 4), MmioRead(0x20_1010, 4)),
+        (lambda: cpu.store(0x6010, 4, 5), MmioWrite(0x20_0010, 4, 5), MmioWrite(0x20_1010, 4, 5)),
+    ):
+        put(cpu, pte, 0x20_0000 | RIGHTS)
+        cpu.flush_tlb()
+        seen = []
+        for frame, flush in ((0x20_0000, False), (0x20_1000, False), (0x20_1000, True)):
+            put(cpu, pte, frame | RIGHTS)
+            if flush:
+                cpu.flush_tlb()
+            with pytest.raises(VmExit) as caught:
+                access()
+            seen.append(caught.value.reason)
+        assert seen == [first, first, second]
+
+
 def test_a_page_mapped_at_run_time_is_seen_without_a_flush_by_the_guest() -> None:
     cpu = make_cpu(32)
     with pytest.raises(VmExit) as caught:
@@ -466,6 +487,14 @@ def test_a_split_store_into_a_hole_leaves_before_the_first_page_changes() -> Non
         cpu.store(0xF_FFFE, 4, 0xFFFF_FFFF)
     assert caught.value.reason == NestedPageFault(0x10_0000, WRITE)
     assert get(cpu, 0xF_FFFE, 2) == 0
+
+
+def test_a_split_store_between_a_device_and_a_hole_does_not_touch_the_device() -> None:
+    cpu = make_cpu(32)
+    cpu.memory.set_mmio([(0x20_0000, 0x1000)])
+    with pytest.raises(VmExit) as caught:
+        cpu.store(0x20_0FFE, 4, 0)
+    assert caught.value.reason == NestedPageFault(0x20_1000, WRITE)
 
 
 def test_a_split_between_ram_and_a_device_asks_the_device_once() -> None:
@@ -569,6 +598,18 @@ def test_alignment_check_needs_ring_3_cr0_am_and_eflags_ac(
                 access()
 
 
+def test_an_aligned_access_does_not_open_its_page_for_misaligned_ones() -> None:
+    cpu = make_cpu(32, cpl=3, ac=1)
+    cpu.cr0 |= CR0_AM
+    cpu.update_mode()
+    cpu.store(0x6000, 4, 0)
+    cpu.load(0x6000, 4)
+    with pytest.raises(AlignmentCheck):
+        cpu.load(0x6002, 4)
+    with pytest.raises(AlignmentCheck):
+        cpu.store(0x6002, 4, 0)
+
+
 def test_implicit_system_accesses_are_not_alignment_checked() -> None:
     cpu = make_cpu(32, cpl=3, ac=1)
     cpu.cr0 |= CR0_AM
@@ -594,6 +635,17 @@ def test_data_breakpoints_compare_kind_and_length_with_the_access(
     else:
         cpu.load(at, size)
     assert cpu.debug_hits == (4 if hit else 0)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_every_access_to_a_watched_page_is_compared_not_only_the_first(write: bool) -> None:
+    cpu = make_cpu(32, dr0=0x6000, dr7=0x402 | 3 << 16)
+    for at, hits in ((0x6800, 0), (0x6000, 1)):
+        if write:
+            cpu.store(at, 1, 0)
+        else:
+            cpu.load(at, 1)
+        assert cpu.debug_hits == hits
 
 
 # ---- segments ---------------------------------------------------------------------------------------------

@@ -142,7 +142,9 @@ def work(chunks: Sequence[tuple[str, int, int]], seed: int, undefined_too: bool,
     signal.signal(signal.SIGALRM, _out_of_patience)
     try:
         for name, number, count in chunks:
-            family = families.setdefault(name, FAMILIES[name]()) if name not in families else families[name]
+            if name not in families:
+                families[name] = FAMILIES[name]()
+            family = families[name]
             samples = list(generated(family, seed, number, count))
             answers.put(compare(family, samples, undefined_too, f"seed {seed}, {name} chunk {number}"))
     except Exception as error:

@@ -43,6 +43,7 @@ REASONS_BY_ROOM = {
     "control": "the answer is the machine's own, not the instruction's",
     "system": "the answer is the machine's own, not the instruction's",
     "fpu_control": "its image holds x87 pointers and a mask of MXCSR that are the host's own",
+    "xsave": "its image depends on what the host's kernel enables",
     "flow": "CPU makers differ in it",
     "move": "nothing but time tells what it does",
 }

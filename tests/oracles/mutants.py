@@ -61,7 +61,7 @@ MUTANTS = (
         "isa/descriptors.py",
         "raise fault(selector & SELECTOR_INDEX, why)",
         "raise fault(selector, why)",
-        ("tests/isa/test_descriptors.py", "tests/isa/semantics/test_segment.py"),
+        ("tests/isa/test_descriptors.py",),
     ),
     Mutant(
         "SHL: count modulo 64 at every size",
