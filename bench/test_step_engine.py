@@ -1,7 +1,7 @@
-"""The step engine under pytest-benchmark, and the one bound that holds: `python -m pytest bench`.
+"""The step engine under pytest-benchmark: `python -m pytest bench`.
 
-Every round gets a fresh VM. Raw seconds are for comparing two versions on one quiet host; only the ratio to
-the calibration unit is a test.
+Every round gets a fresh VM. Raw seconds are for comparing two versions on one quiet host; `python -m bench`
+shows the ratios to the calibration unit. No time is asserted anywhere.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.unit import measure
 from bench.workloads import WORKLOADS, Workload
-
-ALU_LIMIT = 15  # units per guest instruction
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
@@ -26,8 +23,3 @@ def test_workload(benchmark: Any, workload: Workload) -> None:
     benchmark.extra_info["per"] = workload.per
     benchmark.extra_info["operations"] = operations
     assert operations > 0
-
-
-def test_an_instruction_of_the_alu_loop_costs_at_most_fifteen_units() -> None:
-    alu = next(workload for workload in WORKLOADS if workload.name == "ALU loop")
-    assert measure(lambda: alu.fresh("step"), rounds=7).units <= ALU_LIMIT
