@@ -404,7 +404,7 @@ class FlatMemory128(MemoryOperand):
         delta = cpu.tlb_read.get(linear >> 12)
         if delta is not None and linear & 0xFFF <= LAST_START_128:
             low, high = _load_quadwords(cpu.ram, linear + delta)
-            return low | high << 64  # type: ignore[no-any-return]
+            return low | high << 64  # type: ignore[no-any-return]  # struct gives Any
         return cpu.load_stack(linear, 16) if self.segment is cpu.ss else cpu.load(linear, 16)
 
     @value.setter
@@ -434,7 +434,7 @@ class AlignedFlatMemory(MemoryOperand):
         delta = cpu.tlb_read.get(linear >> 12)
         if delta is not None:
             low, high = _load_quadwords(cpu.ram, linear + delta)
-            return low | high << 64  # type: ignore[no-any-return]
+            return low | high << 64  # type: ignore[no-any-return]  # struct gives Any
         return cpu.load_stack(linear, 16) if self.segment is cpu.ss else cpu.load(linear, 16)
 
     @value.setter

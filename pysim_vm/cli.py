@@ -391,7 +391,7 @@ def _internal(arguments: Sequence[str], error: Exception) -> int:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
     if sys.stdout is None:  # closed by the caller (`>&-`): as good as thrown away
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # open to the end
     status = run_command(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()

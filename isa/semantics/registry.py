@@ -70,7 +70,7 @@ def insn(
         if vex is not None:
             twins = tuple(f"VEX_V{name}" if "_" in name else f"V{name}" for name in names)
             tags.append((twins, replace(definition, part=vex)))
-        function.__insn__ = tags  # type: ignore[attr-defined]
+        function.__insn__ = tags  # type: ignore[attr-defined]  # the tag itself
         return function
 
     return tag

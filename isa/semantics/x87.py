@@ -62,7 +62,7 @@ def locate_memory(cpu: Cpu, where: Location, operand: Operand) -> None:
 
 def stack_register(operand: Operand) -> int:
     """i of an ST(i) operand."""
-    number: int = operand.number  # type: ignore[attr-defined]
+    number: int = operand.number  # type: ignore[attr-defined]  # STn
     return number
 
 
