@@ -125,7 +125,8 @@ def command_line(arguments: list[str]) -> tuple[str, list[str]]:
         return "test", ["-m", "pytest", "-n", "auto", "--dist", "worksteal", *arguments[1:]]
     if arguments[0] == "dev":
         return "dev", arguments[1:]
-    return "", ["-m", "pysim_vm", *arguments]
+    extra = "" if arguments[0] == "demo" else "linux"  # what unpacks distributions' kernels
+    return extra, ["-m", "pysim_vm", *arguments]
 
 
 def main(arguments: list[str]) -> int:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from bench.exits import EXITS, ExitWork
 from bench.workloads import WORKLOADS, Workload
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
-def test_workload(benchmark: Any, workload: Workload) -> None:
+@pytest.mark.parametrize("workload", (*WORKLOADS, *EXITS), ids=lambda workload: workload.name)
+def test_workload(benchmark: Any, workload: Workload | ExitWork) -> None:
     def fresh() -> tuple[tuple[Callable[[], int]], dict[str, Any]]:
         return (workload.fresh("step"),), {}
 

@@ -19,12 +19,14 @@ UNITS = 100_000  # of one calibration: about 5 ms
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Units per operation over several rounds: median and quartiles; `unit_ns` is the unit on this host."""
+    """Units per operation over several rounds: median and quartiles; `unit_ns` is the unit on this host,
+    `operations` what one round did."""
 
     units: float
     low: float
     high: float
     unit_ns: float
+    operations: int
 
     @property
     def ns(self) -> float:
@@ -41,19 +43,22 @@ def unit_seconds(count: int = UNITS) -> float:
     return process_time() - start
 
 
-def measure(setup: Callable[[], Callable[[], int]], rounds: int = 15) -> Measurement:
+def measure(
+    setup: Callable[[], Callable[[], int]], rounds: int = 15, clock: Callable[[], float] = process_time
+) -> Measurement:
     """Time a workload in turns with the unit. `setup` makes a fresh one, which does its work when it is
-    called and returns the number of operations done; only the call is timed. Two rounds at least."""
+    called and returns the number of operations done; only the call is timed, by `clock`. Two rounds at
+    least."""
     ratios, units = [], []
-    setup()()  # imports, caches and the branch predictor
+    operations = setup()()  # imports, caches and the branch predictor
     for _ in range(rounds):
         work = setup()
         before = unit_seconds() / UNITS
-        start = process_time()
+        start = clock()
         operations = work()
-        seconds = process_time() - start
+        seconds = clock() - start
         unit = (before + unit_seconds() / UNITS) / 2
         ratios.append(seconds / operations / unit)
         units.append(unit)
     low, _, high = quantiles(ratios, n=4)
-    return Measurement(median(ratios), low, high, median(units) * 1e9)
+    return Measurement(median(ratios), low, high, median(units) * 1e9, operations)

@@ -16,7 +16,7 @@ class VirtualClock:
     def __init__(self, time_source: Callable[[], int] | None = None) -> None:
         self._time_source = time_source
         self._manual_ns = 0
-        self._next_token = 1
+        self.armed = 0  # calls asked for so far: as long as it stays, no earlier deadline has come
         self._queue: list[tuple[int, int]] = []
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self.on_change: Callable[[], None] | None = None  # told when an earlier deadline arrives
@@ -27,8 +27,7 @@ class VirtualClock:
 
     def call_at(self, deadline_ns: int, callback: Callable[[int], None]) -> int:
         """Call `callback(now_ns)` once at `deadline_ns`; returns a token for `cancel`."""
-        token = self._next_token
-        self._next_token += 1
+        token = self.armed = self.armed + 1
         self._callbacks[token] = callback
         heapq.heappush(self._queue, (deadline_ns, token))
         if self.on_change is not None and self._queue[0][1] == token:

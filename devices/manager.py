@@ -74,6 +74,7 @@ class _Registration:
     """One object the user registered, and the Devices that stand for it on the buses."""
 
     owner: object
+    number: int  # how many were registered before
     devices: list[Device] = field(default_factory=list)
 
 
@@ -127,15 +128,28 @@ class AxVmDevices:
         self.mmio = Bus(BusKind.MMIO, on_change)
         self.port = Bus(BusKind.PORT, on_change)
         self.sys_reg = Bus(BusKind.SYS_REG, on_change)
-        self.on_access = on_access
+        self.on_policy: Callable[[], None] | None = None  # told when `missing_device` or `on_access` changes
+        self._on_access = on_access
         self.missing_device = missing_device
         self.emu_configs = () if config is None else config.emu_configs
         self._registered: list[_Registration] = []
+        self._names: list[str] = []
         self._irq_claims: dict[int, list[_IrqClaim]] = {}
         self._ivc: _IvcRange | None = None
         for row in self.emu_configs:
             if row.emu_type is EmulatedDeviceType.IVCChannel:
                 self.add_ivc_range(row)
+
+    @property
+    def on_access(self) -> AccessHook | None:
+        """Hears of every access, if it is set."""
+        return self._on_access
+
+    @on_access.setter
+    def on_access(self, hook: AccessHook | None) -> None:
+        self._on_access = hook
+        if self.on_policy is not None:
+            self.on_policy()
 
     @property
     def missing_device(self) -> str:
@@ -147,6 +161,8 @@ class AxVmDevices:
         if policy not in MISSING_POLICIES:
             raise DeviceError(f'missing_device = {policy!r} is unknown; use "raise", "ones" or "gp"')
         self._missing_device = policy
+        if self.on_policy is not None:
+            self.on_policy()
 
     def bus(self, kind: BusKind) -> Bus:
         """The bus of a kind."""
@@ -260,6 +276,52 @@ class AxVmDevices:
 
     # Look-up
 
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """The names of all devices that were ever registered, in that order: `device_number` is an index."""
+        return tuple(self._names)
+
+    def device_number(self, device: Device | None) -> int:
+        """The number of a device, which it keeps for ever; -1 for one that is not registered, and for None.
+
+        Devices are numbered in the order of registration, from 0.
+        """
+        for registration in self._registered:
+            if any(known is device for known in registration.devices):
+                return registration.number
+        return -1
+
+    def answering(self, kind: BusKind, address: int, writes: bool) -> Device | None:
+        """The device that an access of one byte, or of one register, would reach; None if nobody answers."""
+        entry = self.bus(kind).find(address)
+        if entry is None or ("w" if writes else "r") not in entry.access:
+            return None
+        return entry.device
+
+    def whole_window(self, kind: BusKind, address: int, width: int, writes: bool) -> BusEntry | None:
+        """The window that alone answers an access of `width` bytes; None if there is none."""
+        bus = self.bus(kind)
+        entry = bus.find(address)
+        span = bus.spans.get(width, 0)
+        if entry is None or not span or address + span > entry.end:
+            return None
+        return entry if ("w" if writes else "r") in entry.access else None
+
+    def access_failed(
+        self, kind: BusKind, direction: str, address: int, width: int, entry: BusEntry, error: BaseException
+    ) -> BaseException:
+        """What an access raises whose device raised `error`: SysRegFault, by which a device asks for #GP, and
+        what is no Exception pass through."""
+        if isinstance(error, SysRegFault) or not isinstance(error, Exception):
+            return error
+        failure = _device_failed(self.bus(kind), direction, address, width, entry, error)
+        failure.__cause__ = error
+        return failure
+
+    def checked_value(self, kind: BusKind, address: int, width: int, entry: BusEntry, value: Any) -> int:
+        """A read's value cut to `width` bytes; DeviceAccessError if it is no int of 0 or more."""
+        return _as_unsigned(self.bus(kind), address, width, entry, value)
+
     def find_mmio_dev(self, addr: int) -> Any:
         """The object registered at a guest-physical address, or None."""
         return _owner_of(self.mmio.find(addr))
@@ -330,11 +392,11 @@ class AxVmDevices:
                 return self._read_missing(bus, address, width)
             if isinstance(error, SysRegFault):
                 raise  # the device answers as hardware does: #GP(0) in the guest
-            raise _device_failed(bus, "read", address, width, entry, error) from error
+            raise self.access_failed(bus.kind, "read", address, width, entry, error) from error
         if value.__class__ is not int or not 0 <= value <= MASKS[width]:
             value = _as_unsigned(bus, address, width, entry, value)
-        if self.on_access is not None:
-            self.on_access(entry.device.name, bus.kind, "read", address, width, value)
+        if self._on_access is not None:
+            self._on_access(entry.device.name, bus.kind, "read", address, width, value)
         return value
 
     def _write(self, bus: Bus, address: int, width: int, value: int) -> None:
@@ -347,8 +409,8 @@ class AxVmDevices:
             self._write_astray(bus, address, width, value)
             return
         value &= MASKS[width]
-        if self.on_access is not None:
-            self.on_access(entry.device.name, bus.kind, "write", address, width, value)
+        if self._on_access is not None:
+            self._on_access(entry.device.name, bus.kind, "write", address, width, value)
         try:
             entry.write(address + entry.delta, width, value)
         except Exception as error:
@@ -357,7 +419,7 @@ class AxVmDevices:
                 return
             if isinstance(error, SysRegFault):
                 raise  # the device answers as hardware does: #GP(0) in the guest
-            raise _device_failed(bus, "write", address, width, entry, error) from error
+            raise self.access_failed(bus.kind, "write", address, width, entry, error) from error
 
     def _read_astray(self, bus: Bus, address: int, width: int) -> int:
         """A read that no single window holds: nobody there, or bytes of several owners."""
@@ -397,14 +459,14 @@ class AxVmDevices:
 
     def _read_missing(self, bus: Bus, address: int, width: int) -> int:
         self._missing(bus, "read", address, width)
-        if self.on_access is not None:
-            self.on_access("none", bus.kind, "read", address, width, MASKS[width])
+        if self._on_access is not None:
+            self._on_access("none", bus.kind, "read", address, width, MASKS[width])
         return MASKS[width]
 
     def _write_missing(self, bus: Bus, address: int, width: int, value: int) -> None:
         self._missing(bus, "write", address, width)
-        if self.on_access is not None:
-            self.on_access("none", bus.kind, "write", address, width, value & MASKS[width])
+        if self._on_access is not None:
+            self._on_access("none", bus.kind, "write", address, width, value & MASKS[width])
 
     def _missing(self, bus: Bus, direction: str, address: int, width: int) -> None:
         """Raise if the policy says so."""
@@ -551,8 +613,9 @@ class AxVmDevices:
     def _register(self, owner: object, device: Device) -> None:
         registration = self._registration(owner)
         if registration is None:
-            registration = _Registration(owner)
+            registration = _Registration(owner, len(self._names))
             self._registered.append(registration)
+            self._names.append(device.name)
         if all(known is not device for known in registration.devices):
             registration.devices.append(device)
 

@@ -12,31 +12,41 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from isa.decode import MAX_LENGTH, Insn
+from isa.modes import ContextKey, Mode
 
 if TYPE_CHECKING:
     from isa.cpu import Cpu
     from isa.translate import Block
 
-ContextKey = tuple[int, int, int, int, int]
 MAX_CONTEXTS = 256  # real-mode code with many CS bases: beyond this, start again
 MAX_INSNS = 1 << 20  # decoded instructions kept (about 1 GiB of host memory): beyond this, start again
 MAX_TRANSLATED = 1 << 19  # instructions in translated blocks (about 1 GiB): beyond this, start again
 
 
 class CodeContext(dict[int, Insn]):
-    """RIP -> Insn; a miss decodes. `blocks` are translated runs by head, `heat` counts arrivals at a head."""
+    """RIP -> Insn; a miss decodes. `blocks` are translated runs by head, `heat` counts arrivals at a head.
 
-    __slots__ = ("base", "blocks", "cpu", "frames", "heat", "key", "limit")
+    `apart` are instructions that no block may hold, `bails` counts the times that one made a block give up.
+    """
+
+    __slots__ = ("apart", "bails", "base", "blocks", "cpu", "frames", "heat", "key", "limit", "mode")
 
     def __init__(self, cpu: Cpu, key: ContextKey, base: int, limit: int) -> None:
         super().__init__()
         self.cpu = cpu
         self.key = key
+        self.mode = Mode.of(key)
         self.base = base
         self.limit = limit
         self.frames: dict[int, int] = {}  # the instruction TLB: linear page -> pool offset of its code
         self.blocks: dict[int, Block] = {}
         self.heat: dict[int, int] = {}
+        self.apart: set[int] = set()
+        self.bails: dict[int, tuple[int, int]] = {}
+
+    def linear(self, ip: int) -> int:
+        """The linear address of CS:`ip`."""
+        return ip + self.base & self.mode.address_mask
 
     def __missing__(self, ip: int) -> Insn:
         insn = self.cpu.fetch(self, ip)
@@ -152,6 +162,7 @@ class CodeCache:
                     for context in self.contexts.values():
                         context.pop(ip, None)
                         context.heat.pop(ip, None)  # what could not be translated there is gone
+                        context.apart.discard(ip)
                 if gone and page.blocks:
                     self._drop_blocks(page, gone)
                 if not page.starts:
@@ -160,16 +171,29 @@ class CodeCache:
             size -= length
 
     def _drop_blocks(self, page: CodePage, gone: list[tuple[ContextKey, int]]) -> None:
-        """Translated runs that hold one of the `gone` instructions."""
+        """Translated runs that hold, or end before, one of the `gone` instructions."""
         stale = [place for place, block in page.blocks.items()
-                 if any(key == place[0] and ip in block.ips for key, ip in gone)]  # fmt: skip
-        for place in stale:
-            for number in page.blocks[place].pages.values():
-                other = self.pages.get(number)
-                if other is not None and other is not page:
-                    other.blocks.pop(place, None)
-            del page.blocks[place]
-            context = self.contexts.get(place[0])
+                 if any(key == place[0] and ip in block.shape for key, ip in gone)]  # fmt: skip
+        for key, head in stale:
+            self._forget(page.blocks[key, head], key)
+            context = self.contexts.get(key)
             if context is not None:
-                context.blocks.pop(place[1], None)
-                context.heat.pop(place[1], None)
+                context.heat.pop(head, None)
+
+    def drop(self, context: CodeContext, ip: int, number: int) -> None:
+        """Forget the functions with the instruction at `ip`, in host page `number`; their heads stay hot."""
+        page = self.pages.get(number)
+        if page is not None:
+            for (key, _), block in list(page.blocks.items()):
+                if key == context.key and ip in block.ips:
+                    self._forget(block, key)
+
+    def _forget(self, block: Block, key: ContextKey) -> None:
+        """Take one entry of a function out of its pages and its context."""
+        for number in block.pages.values():
+            page = self.pages.get(number)
+            if page is not None and page.blocks.get((key, block.head)) is block:
+                del page.blocks[key, block.head]
+        context = self.contexts.get(key)
+        if context is not None and context.blocks.get(block.head) is block:
+            del context.blocks[block.head]

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from isa.blocks import HOT, LOOK, RECOUNT, BlockUnit
+from isa.blocks import FIRST_DUE, HOT, LOOK, RECORDED, RECOUNT, SAMPLE_EVERY, BlockUnit
 from isa.code_cache import CodeCache, CodeContext
 from isa.decode import (
     MAX_LENGTH,
@@ -26,6 +26,7 @@ from isa.decode import (
     disassemble,
     form_features,
     mnemonic_names,
+    modifies_memory,
     needs_ymm_state,
     opcode_info,
     operand_size,
@@ -39,20 +40,34 @@ from isa.exits import (
     IoWrite,
     MmioRead,
     NestedPageFault,
+    SysRegRead,
+    SysRegWrite,
     TripleFault,
     Unimplemented,
     VmExit,
 )
-from isa.faults import DebugException, Fault, GeneralProtection, InvalidOpcode, Restart
+from isa.faults import (
+    AlignmentCheck,
+    DebugException,
+    Fault,
+    GeneralProtection,
+    InvalidOpcode,
+    PageFault,
+    Restart,
+)
 from isa.memory import EXECUTE, PhysicalMemory
-from isa.mmu import ACCESS_FETCH
+from isa.mmu import ACCESS_FETCH, PF_FETCH, PF_WRITE
+from isa.modes import mode_bits
 from isa.operands import Location
 from isa.semantics import definition_for, instruction_table
 from isa.semantics.registry import WIDE, Definition
 from isa.semantics.vector import on_halves
 from isa.state import (
     AC_BIT,
+    CR0_EM,
     CR0_PE,
+    CR0_TS,
+    CR4_OSFXSR,
     CR4_OSXSAVE,
     EFER_LMA,
     M16,
@@ -87,11 +102,37 @@ class Cpu(BlockUnit):
     """
 
     __slots__ = (
-        "_between_iterations", "_options", "_pending_debug", "acknowledge", "attention", "cache", "code",
-        "cpuid", "features",
-        "host_interrupt", "injected", "interrupt_line", "kicked", "last_ip", "msr_intercepted", "nmi_pending",
-        "on_cr8", "on_ferr", "random64", "read_cr8", "stop_at", "table", "trap_cancelled", "tsc",
-        "undelivered", "ymm_enabled",
+        "_between_iterations",
+        "_options",
+        "_pending_debug",
+        "acknowledge",
+        "attention",
+        "cache",
+        "code",
+        "cpuid",
+        "features",
+        "host_interrupt",
+        "injected",
+        "interrupt_line",
+        "kicked",
+        "last_ip",
+        "msr_intercepted",
+        "nmi_pending",
+        "on_cr8",
+        "on_ferr",
+        "port_in",
+        "port_out",
+        "random64",
+        "read_cr8",
+        "sse_enabled",
+        "stop_at",
+        "sys_reg_read",
+        "sys_reg_write",
+        "table",
+        "trap_cancelled",
+        "tsc",
+        "undelivered",
+        "ymm_enabled",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +149,11 @@ class Cpu(BlockUnit):
         self.tsc: Callable[[], int] = lambda: self.retired
         self.random64: Callable[[], int] = lambda: 0x9E37_79B9_7F4A_7C15 * (self.retired + 1) & M64
         self.msr_intercepted: Callable[[int], bool] = lambda _: False
+        # Where an access that leaves the CPU goes: out of the guest, unless the VM knows a shorter way
+        self.port_in: Callable[[int, int], int] = self.leave_port_in
+        self.port_out: Callable[[int, int, int], None] = self.leave_port_out
+        self.sys_reg_read: Callable[[int], int] = self.leave_sys_reg_read
+        self.sys_reg_write: Callable[[int, int], None] = self.leave_sys_reg_write
         self.on_cr8: Callable[[int], None] | None = None  # the local APIC's task priority
         self.read_cr8: Callable[[], int] | None = None
         self.on_ferr: Callable[[], None] | None = None  # the FERR# pin: an x87 error with CR0.NE = 0
@@ -120,6 +166,8 @@ class Cpu(BlockUnit):
         self.use_blocks = False  # the block engine; see `blocks.py`
         self.hot = HOT
         self.pending_flags = None
+        self.first_due, self.sample_every, self.recorded = FIRST_DUE, SAMPLE_EVERY, RECORDED
+        self._tick, self._lean, self._recording, self.drafts = 1, 0, None, None
         self.at_fault = (0, None)
         self._pending_debug = 0  # DR6 bits of a debug trap held back
         self._between_iterations = False  # RF was set by an interrupted REP, not by the guest
@@ -131,7 +179,7 @@ class Cpu(BlockUnit):
         super().__init__(memory)
         self.gigabyte_pages = "PDPE1GB" in features
         self.pse36 = "PSE36" in features
-        memory.on_map_change = self.flush_tlb
+        memory.on_map_change = self.map_changed
         memory.on_write = self.cache_written
         self.flush_tlb()
         self.update_mode()
@@ -141,8 +189,7 @@ class Cpu(BlockUnit):
     def reset(self) -> None:
         """RESET: registers, modes and pending events; `retired`, which is time, goes on."""
         self.power_on()
-        self.answers.clear()
-        self.cursor = 0
+        self.forget_answers()
         self.injected.clear()
         self.undelivered = None
         self.nmi_pending = False
@@ -153,8 +200,8 @@ class Cpu(BlockUnit):
         self.request_attention()
 
     def update_mode(self) -> None:
-        """Derive mode64, code_bits, stack_mask, protected, ymm_enabled, TLB and code context; call after a
-        change of CR0, CR4, XCR0, EFER, RFLAGS.VM, RFLAGS.AC, CS, SS or CPL."""
+        """Derive mode64, code_bits, stack_mask, protected, sse_enabled, ymm_enabled, TLB and code context;
+        call after a change of CR0, CR4, XCR0, EFER, RFLAGS.VM, RFLAGS.AC, CS, SS or CPL."""
         self.protected = bool(self.cr0 & CR0_PE) and not self.vm
         long_mode = bool(self.efer & EFER_LMA)
         self.mode64 = long_mode and bool(self.cs.l)
@@ -167,7 +214,11 @@ class Cpu(BlockUnit):
         base, limit = (0, M64) if self.mode64 else (self.cs.base, self.cs.limit)
         wide = XCR0_SSE | XCR0_AVX
         self.ymm_enabled = bool(self.cr4 & CR4_OSXSAVE) and self.xcr0 & wide == wide
-        kind = self.ymm_enabled << 3 | long_mode << 2 | self.protected << 1 | self.vm
+        self.sse_enabled = not self.cr0 & (CR0_EM | CR0_TS) and bool(self.cr4 & CR4_OSFXSR)
+        wide_stack = self.stack_mask != M16
+        kind = mode_bits(
+            self.vm, self.protected, long_mode, self.ymm_enabled, self.sse_enabled, wide_stack
+        )
         key = (self.code_bits, self.cpl, base, limit, kind)
         self.code: CodeContext = self.cache.context(self, key, base, limit)
 
@@ -204,9 +255,10 @@ class Cpu(BlockUnit):
         self.request_attention()
 
     def request_attention(self) -> None:
-        """Look at pending events before the next instruction."""
+        """Look at events before the next instruction; exits of this one go the full way from here on."""
         self.attention |= LOOK
         self.stop_at = 0
+        self.exit_ip = -1
 
     def count_iterations(self, iterations: int) -> None:
         """Iterations of a REP instruction beyond its last one, each counted as a retired instruction."""
@@ -229,6 +281,7 @@ class Cpu(BlockUnit):
                         break
                     insn = None
                     ip = self.rip
+                    self.exit_ip = -1
                     if self.retired >= until and not self.answers:
                         return Budget(self.retired)
                     before = self.retired
@@ -241,12 +294,15 @@ class Cpu(BlockUnit):
                         # REP stops after an element if its exits made an event due
                         self.stop_at = 0 if self.would_wake() or self.kicked else until
                         ip = self.rip
+                        if self.dr7 & 0xFF:
+                            self._check_code_breakpoints()  # comes before what the fetch may raise
                         insn = self.code[ip]
                         self._step_carefully(insn)
                 if self.retired >= until:
                     return Budget(self.retired)
                 self.stop_at = until
-                if self.use_blocks and self.mode64:
+                if self.use_blocks:
+                    self.exit_ip = -1
                     try:
                         self.run_blocks(until)
                     except BaseException:
@@ -255,7 +311,7 @@ class Cpu(BlockUnit):
                     continue
                 count = range(self.retired, until)
                 for self.retired in count:
-                    ip = self.rip
+                    ip = self.exit_ip = self.rip
                     insn = self.code[ip]
                     self.rip = insn.next
                     insn.function(*insn.arguments)
@@ -265,6 +321,9 @@ class Cpu(BlockUnit):
             except VmExit as event:
                 self.rip = ip
                 self.attention = LOOK  # the answers belong to this instruction alone
+                if self.taken_at == self.retired:
+                    self.answers[:0] = [self.taken] if isinstance(self.taken, int) else self.taken
+                    self.taken_at = -1
                 if insn is not None and event.reason.__class__ is MmioRead:
                     return _with_hint(event.reason, insn)
                 return event.reason
@@ -272,13 +331,15 @@ class Cpu(BlockUnit):
                 self.rip = ip
                 self._between_iterations = not self.rf
                 self.rf = 1  # pushed by an event between two iterations
-                self._forget_answers()
+                self.forget_answers()
                 self.request_attention()
             except Fault as fault:
                 if not fault.is_trap:
                     self.rip = ip
+                if isinstance(fault, PageFault | AlignmentCheck) and insn is not None and insn.ip == ip:
+                    fault = self.checked_as_write(fault, insn)
                 self.last_ip = ip
-                self._forget_answers()
+                self.forget_answers()
                 reason = self._take(fault)
                 if reason is not None:
                     return reason
@@ -303,11 +364,13 @@ class Cpu(BlockUnit):
     def commit_element(self) -> None:
         """One element of a REP instruction is done: its answers are used up."""
         if self.answers:
-            self._forget_answers()
+            self.forget_answers()
 
-    def _forget_answers(self) -> None:
+    def forget_answers(self) -> None:
+        """What the VM answered to the instruction so far is not for another one."""
         self.answers.clear()
         self.cursor = 0
+        self.taken_at = -1
 
     def _take(self, fault: Fault) -> ExitReason | None:
         """Deliver a fault; TripleFault if the CPU shuts down, or the exit its delivery took."""
@@ -319,7 +382,7 @@ class Cpu(BlockUnit):
         except VmExit as event:
             self.undelivered = fault
             return event.reason
-        self._forget_answers()
+        self.forget_answers()
         self.retired += 1
         if chain is not None:
             self.halted = True
@@ -382,7 +445,7 @@ class Cpu(BlockUnit):
         except VmExit as event:
             self.undelivered = vector
             return event.reason
-        self._forget_answers()
+        self.forget_answers()
         self.retired += 1
         if chain is not None:
             self.halted = True
@@ -398,13 +461,9 @@ class Cpu(BlockUnit):
         )
 
     def _step_carefully(self, insn: Insn) -> None:
-        """One instruction with breakpoints, single step, shadows, RF and answers looked after."""
+        """One instruction with data breakpoints, single step, shadows, RF and answers looked after."""
         single_step, shadow, resume = self.tf, self.shadow, self.rf
         from_rep, self._between_iterations = self._between_iterations, False
-        if self.dr7 & 0xFF and not resume and not self.answers:
-            hits = self._code_breakpoints()
-            if hits:
-                raise DebugException(hits, "instruction breakpoint", trap=False)
         self.debug_hits = 0
         self.trap_cancelled = False
         self.shadow = NO_SHADOW
@@ -421,20 +480,44 @@ class Cpu(BlockUnit):
             restarted = event
         else:
             self.retired += 1
-        self._forget_answers()
+        self.forget_answers()
         self._pending_debug |= self.debug_hits
         if single_step and not self.trap_cancelled and self.shadow != MOV_SS_SHADOW:
             self._pending_debug |= DR6_SINGLE_STEP
         if restarted is not None:
             raise restarted
 
-    def _code_breakpoints(self) -> int:
+    def checked_as_write(self, fault: PageFault | AlignmentCheck, insn: Insn) -> Fault:
+        """What a fault in the read of a read-modify-write is: hardware checks that read as a write."""
+        if not modifies_memory(insn.raw, self.code_bits):
+            return fault
+        operand = next((o for o in insn.operands if getattr(o, "in_memory", False)), None)
+        segment = self.ds if operand is None else operand.segment
+        if segment.write_last < 0 and not self.mode64 and not segment.type & TYPE_EXPAND_DOWN:
+            return GeneralProtection(0, f"write through read-only {segment.name}")
+        if isinstance(fault, PageFault) and not (fault.error_code or 0) & PF_FETCH:
+            fault.error_code = (fault.error_code or 0) | PF_WRITE
+            if operand is not None and not fault.address & 0xFFF:  # perhaps the second of two pages
+                linear = self.linear_address(segment, operand.offset, 1, False)
+                if 0 < fault.address - linear < operand.bytes:
+                    try:
+                        self.check_write(linear, 1)
+                    except PageFault as first:  # the first one can be read, but not written
+                        return first
+        return fault
+
+    def _check_code_breakpoints(self) -> None:
+        """DebugException if a breakpoint register holds the next instruction's address; not with RF, not behind
+        MOV SS or POP SS, not in the middle of an instruction."""
+        if self.rf or self.answers or self.shadow == MOV_SS_SHADOW:
+            return
         hits = 0
         linear = self.rip if self.mode64 else self.cs.base + self.rip & M32
         for n, address in enumerate((self.dr0, self.dr1, self.dr2, self.dr3)):
             if self.dr7 >> 2 * n & 3 and self.dr7 >> 16 + 4 * n & 3 == 0 and address == linear:
                 hits |= 1 << n
-        return hits
+        if hits:
+            raise DebugException(hits, "instruction breakpoint", trap=False)
 
     # ---- fetching ------------------------------------------------------------------------------------------
 
@@ -468,6 +551,8 @@ class Cpu(BlockUnit):
                 if len(raw) == room:
                     raise GeneralProtection(0, "instruction runs over the CS limit") from None
                 beyond = linear + len(raw) & (M64 if self.mode64 else M32)
+                if self.mode64 and beyond + 0x8000_0000_0000 & M64 >= 1 << 48:
+                    raise GeneralProtection(0, "instruction runs into addresses that are not canonical") from None
                 second = self._code_at(self.translate(beyond, ACCESS_FETCH, self.cpl == 3))
                 raw += bytes(self.ram[second : second + room - len(raw)])
                 instruction = decode(raw, self.code_bits, ip, self._options)
@@ -503,8 +588,14 @@ class Cpu(BlockUnit):
             if page not in self.cache.pages:
                 self.memory.code_pages.discard(page)
 
+    def map_changed(self) -> None:
+        """RAM, device windows or the A20 gate changed: no translation holds any more."""
+        self.flush_tlb()
+        self.request_attention()
+
     def cache_written(self, host: int, size: int) -> None:
         """DMA or the VM wrote RAM at pool offset `host`."""
+        self.request_attention()
         if not self.memory.code_pages.isdisjoint(range(host >> 12, (host + size - 1 >> 12) + 1)):
             self.cache.written(host, size)
 
@@ -554,21 +645,37 @@ class Cpu(BlockUnit):
 
     # ---- ports ---------------------------------------------------------------------------------------------
 
-    def port_in(self, port: int, size: int) -> int:
+    def leave_port_in(self, port: int, size: int) -> int:
         """IN after the permission check: leaves as IoRead, comes back with the answer."""
         return self.outside(IoRead, port, size) & (1 << 8 * size) - 1
 
-    def port_out(self, port: int, size: int, value: int) -> None:
+    def leave_port_out(self, port: int, size: int, value: int) -> None:
         """OUT after the permission check: leaves as IoWrite."""
         self.outside(IoWrite, port, size, value)
 
+    # ---- model-specific registers that the CPU does not hold -----------------------------------------------
+
+    def leave_sys_reg_read(self, index: int) -> int:
+        """RDMSR: leaves as SysRegRead, comes back with the answer."""
+        return self.outside(SysRegRead, index, 0) & M64
+
+    def leave_sys_reg_write(self, index: int, value: int) -> None:
+        """WRMSR: leaves as SysRegWrite."""
+        self.outside(SysRegWrite, index, value)
+
+
+def load_hint(insn: Insn) -> tuple[int, int, bool] | None:
+    """Where a plain load puts its value: register number, width in bytes, signed. None for another one."""
+    for operand in insn.operands:
+        hint: tuple[int, int, bool] | None = getattr(operand, "hint", None)
+        if hint is not None and insn.operands[0] is not operand:
+            return hint
+    return None
+
 
 def _with_hint(reason: MmioRead, insn: Insn) -> MmioRead:
-    for operand in insn.operands:
-        hint = getattr(operand, "hint", None)
-        if hint is not None and insn.operands[0] is not operand:
-            return MmioRead(reason.addr, reason.width, *hint)
-    return reason
+    hint = load_hint(insn)
+    return reason if hint is None else MmioRead(reason.addr, reason.width, *hint)
 
 
 def _unimplemented(reason: Unimplemented) -> Callable[..., None]:

@@ -16,8 +16,10 @@ from iced_x86 import (
     Formatter,
     FormatterSyntax,
     Instruction,
+    InstructionInfoFactory,
     MemorySizeExt,
     Mnemonic,
+    OpAccess,
     OpCodeInfo,
     OpKind,
     Register,
@@ -118,6 +120,20 @@ def needs_ymm_state(code: int) -> bool:
         opcode_info(code).encoding == EncodingKind.VEX
         and not _NEEDS_YMM_STATE.isdisjoint(form_features(code))
     )  # fmt: skip
+
+
+def modifies_memory(raw: bytes, bits: int) -> bool:
+    """True if an instruction reads its destination in memory before it writes it, as ADD m, r does.
+
+    Not ARPL: it reads like any other, and perhaps writes later.
+    """
+    instruction = Decoder(bits, raw).decode()
+    if not instruction.op_count or instruction.op0_kind != OpKind.MEMORY:
+        return False
+    if instruction.mnemonic == Mnemonic.ARPL:
+        return False
+    access = InstructionInfoFactory().info(instruction).op0_access
+    return access in (OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
 
 
 @cache

@@ -262,9 +262,9 @@ def check_code_return(cpu: InterruptUnit, selector: int) -> Descriptor:
 
 def check_return_stack(cpu: InterruptUnit, selector: int, code: Descriptor) -> Descriptor | None:
     """Checks of the SS that RETF or IRET pops for a return to `code`; None for a null SS where it is allowed:
-    64-bit code at a level below 3. #GP(0), #GP(selector) or #SS(selector)."""
+    64-bit code at a level below 3, which is its RPL. #GP(0), #GP(selector) or #SS(selector)."""
     level = code.selector & 3
-    if is_null(selector) and code.l and level != 3 and cpu.efer & EFER_LMA:
+    if is_null(selector) and code.l and selector == level != 3 and cpu.efer & EFER_LMA:
         return None
     return check_stack(cpu, selector, level)
 
@@ -352,8 +352,11 @@ def load_tr(cpu: InterruptUnit, selector: int) -> None:
 
 
 def invalidate_for_level(cpu: InterruptUnit, level: int) -> None:
-    """A return to an outer level nulls data segment registers that it could not have loaded itself."""
+    """A return to an outer level nulls data segment registers that it could not have loaded itself, and
+    clears the RPL of those that are null already; their bases stay."""
     for segment in (cpu.es, cpu.fs, cpu.gs, cpu.ds):
         conforming = segment.type & TYPE_CODE and segment.type & TYPE_CONFORMING
-        if not segment.null and not conforming and segment.dpl < level:
+        if segment.null:
+            segment.selector = 0
+        elif not conforming and segment.dpl < level:
             nullify(segment, 0)

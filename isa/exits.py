@@ -3,7 +3,8 @@
 An exit is raised *before* the effect: RIP still points at the instruction and no register has changed. The
 VM answers with `Cpu.complete(value)` and runs the CPU again: the instruction executes once more, finds the
 answer, and finishes. So REP, read-modify-write, split and device-to-device accesses touch a device exactly
-once per element without a special case.
+once per element without a special case. An access that has nothing but an answer may be answered where it
+stands (`Cpu.port_in`, `mmio_load` ...), without leaving.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ class VmExit(Exception):
     """Carries an exit reason out of an instruction."""
 
     def __init__(self, reason: ExitReason) -> None:
-        super().__init__(reason)
         self.reason = reason
 
 

@@ -7,7 +7,7 @@ Sources: SDM Vol. 1, "SSE and SSE2 Exceptions", "Operating on NaNs", "Rounding";
 Two ways lead to a result. The exact one works on integers and knows every rule. The quick one uses the host's
 floating point where it cannot differ: all exceptions masked, rounding to nearest, no DAZ or FTZ, no zero,
 denormal, infinity or NaN in sight, and the precision flag set already, so that nobody can tell whether the
-result was exact. Programs reach that state with their first inexact result.
+result was exact, or the result known to be exact. Programs set the flag with their first inexact result.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ FTZ = 1 << 15
 NEAREST, DOWN, UP, TRUNCATE = range(4)  # MXCSR.RC
 TOWARD_ZERO = TRUNCATE << ROUND_SHIFT  # or'ed into a control word: RC := truncate
 
-# The quick way: all masked, RC nearest, no DAZ, no FTZ, PE set
-_QUICK_BITS = 0x3F << MASK_SHIFT | DAZ | FTZ | 3 << ROUND_SHIFT | PRECISION
-_QUICK = 0x3F << MASK_SHIFT | PRECISION
+# All exceptions masked, RC nearest, no DAZ, no FTZ; the quick way: PE set as well
+EASY_BITS = 0x3F << MASK_SHIFT | DAZ | FTZ | 3 << ROUND_SHIFT
+EASY = 0x3F << MASK_SHIFT
+QUICK = EASY | PRECISION
+_QUICK_BITS = EASY_BITS | PRECISION
+_QUICK = QUICK
 
 # What `compare` answers
 LESS, EQUAL, GREATER, UNORDERED = -1, 0, 1, 2
@@ -190,18 +193,25 @@ class Binary:
 
     def add(self, a: int, b: int, control: int) -> Result:
         """a + b"""
-        if control & _QUICK_BITS == _QUICK and a & self.exponent and b & self.exponent:
-            total = self._as_float(self._as_bytes(a))[0] + self._as_float(self._as_bytes(b))[0]
+        if control & EASY_BITS == EASY and a & self.exponent and b & self.exponent:
+            x, y = self._as_float(self._as_bytes(a))[0], self._as_float(self._as_bytes(b))[0]
+            total = x + y
             if self.least < abs(total) <= self.most:
-                return self._as_bits(self._from_float(total))[0], 0
+                result = self._as_bits(self._from_float(total))[0]
+                if control & PRECISION or (is_exact_sum(x, y, total) and self.value(result) == total):
+                    return result, 0
         return self._sum(a, b, 0, control)
 
     def sub(self, a: int, b: int, control: int) -> Result:
         """a - b"""
-        if control & _QUICK_BITS == _QUICK and a & self.exponent and b & self.exponent:
-            difference = self._as_float(self._as_bytes(a))[0] - self._as_float(self._as_bytes(b))[0]
+        if control & EASY_BITS == EASY and a & self.exponent and b & self.exponent:
+            x, y = self._as_float(self._as_bytes(a))[0], self._as_float(self._as_bytes(b))[0]
+            difference = x - y
             if self.least < abs(difference) <= self.most:
-                return self._as_bits(self._from_float(difference))[0], 0
+                result = self._as_bits(self._from_float(difference))[0]
+                exact = is_exact_sum(x, -y, difference)
+                if control & PRECISION or (exact and self.value(result) == difference):
+                    return result, 0
         return self._sum(a, b, self.sign, control)
 
     def _sum(self, a: int, b: int, flip: int, control: int) -> Result:
@@ -231,10 +241,13 @@ class Binary:
 
     def mul(self, a: int, b: int, control: int) -> Result:
         """a * b"""
-        if control & _QUICK_BITS == _QUICK and a & self.exponent and b & self.exponent:
-            product = self._as_float(self._as_bytes(a))[0] * self._as_float(self._as_bytes(b))[0]
+        if control & EASY_BITS == EASY and a & self.exponent and b & self.exponent:
+            x, y = self._as_float(self._as_bytes(a))[0], self._as_float(self._as_bytes(b))[0]
+            product = x * y
             if self.least < abs(product) <= self.most:
-                return self._as_bits(self._from_float(product))[0], 0
+                result = self._as_bits(self._from_float(product))[0]
+                if control & PRECISION or (is_exact_product(x, y, product) and self.value(result) == product):
+                    return result, 0
         if self.is_nan(a) or self.is_nan(b):
             return self._nan(a, b)
         a, b = self.flushed(a, control), self.flushed(b, control)
@@ -251,10 +264,14 @@ class Binary:
 
     def div(self, a: int, b: int, control: int) -> Result:
         """a / b"""
-        if control & _QUICK_BITS == _QUICK and a & self.exponent and b & self.exponent:
-            quotient = self._as_float(self._as_bytes(a))[0] / self._as_float(self._as_bytes(b))[0]
+        if control & EASY_BITS == EASY and a & self.exponent and b & self.exponent:
+            x, y = self._as_float(self._as_bytes(a))[0], self._as_float(self._as_bytes(b))[0]
+            quotient = x / y
             if self.least < abs(quotient) <= self.most:
-                return self._as_bits(self._from_float(quotient))[0], 0
+                result = self._as_bits(self._from_float(quotient))[0]
+                exact = quotient * y == x and is_exact_product(quotient, y, x)
+                if control & PRECISION or (exact and self.value(result) == quotient):
+                    return result, 0
         if self.is_nan(a) or self.is_nan(b):
             return self._nan(a, b)
         a, b = self.flushed(a, control), self.flushed(b, control)
@@ -302,10 +319,14 @@ class Binary:
 
     def sqrt(self, a: int, control: int) -> Result:
         """The square root of a"""
-        if control & _QUICK_BITS == _QUICK and a & self.exponent and not a & self.sign:
+        if control & EASY_BITS == EASY and a & self.exponent and not a & self.sign:
             number = self._as_float(self._as_bytes(a))[0]
             if number <= self.most:
-                return self._as_bits(self._from_float(sqrt(number)))[0], 0
+                root = sqrt(number)
+                result = self._as_bits(self._from_float(root))[0]
+                exact = root * root == number and is_exact_product(root, root, number)
+                if control & PRECISION or (exact and self.value(result) == root):
+                    return result, 0
         if self.is_nan(a):
             return self._nan(a, a)
         a = self.flushed(a, control)
@@ -474,6 +495,34 @@ def shifted(significand: int, drop: int, negative: int, mode: int) -> tuple[int,
     elif mode == UP:
         whole += 1 - negative
     return whole, True
+
+
+# ---- is a double exact? --------------------------------------------------------------------------------
+
+_SPLIT = 134217729.0  # 2**27 + 1: Veltkamp's constant for 53 bits
+_SPLIT_LEAST, _SPLIT_MOST = 2.0**-900, 2.0**990  # between these no step of the product over- or underflows
+
+
+def is_exact_sum(a: float, b: float, total: float) -> bool:
+    """Whether `total`, the rounded sum of two finite doubles, is their sum. Knuth's two-sum."""
+    there = total - a
+    return (a - (total - there)) + (b - there) == 0.0
+
+
+def is_exact_product(a: float, b: float, product: float) -> bool:
+    """Whether `product`, the rounded product of two finite doubles, is their product; False also where that
+    is not known. Dekker's product."""
+    if not product:
+        return not a or not b
+    if not (_SPLIT_LEAST < abs(product) < _SPLIT_MOST and abs(a) < _SPLIT_MOST and abs(b) < _SPLIT_MOST):
+        return False
+    at = _SPLIT * a
+    high_a = at - (at - a)
+    at = _SPLIT * b
+    high_b = at - (at - b)
+    low_a, low_b = a - high_a, b - high_b
+    error = ((high_a * high_b - product) + high_a * low_b + low_a * high_b) + low_a * low_b
+    return error == 0.0
 
 
 BINARY16 = Binary(16, 10, "<e", "<H")

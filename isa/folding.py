@@ -6,7 +6,7 @@ import ast
 import re
 from typing import Any
 
-from isa.state import GPR_NAMES, M64
+from isa.state import GPR_NAMES, M32, M64
 
 REGISTERS = frozenset(GPR_NAMES)
 
@@ -70,6 +70,9 @@ def _fold_binary(node: ast.BinOp) -> ast.expr:
                         return other
                     if one.value & M64 == 0:
                         return constant(0)
+                case ast.BitAnd() if isinstance(other, ast.Name) and _is_half(other.id):
+                    if one.value & M32 == M32:
+                        return other
                 case ast.BitAnd() if one.value == 0:
                     return constant(0)
                 case ast.BitOr() | ast.BitXor() | ast.Add() if one.value == 0:
@@ -86,7 +89,11 @@ def _fold_binary(node: ast.BinOp) -> ast.expr:
 
 
 def _is_register(identifier: str) -> bool:
-    return identifier in REGISTERS or bool(re.fullmatch(r"OP\dR", identifier))
+    return identifier in REGISTERS or bool(re.fullmatch(r"OP\d[RO]", identifier))
+
+
+def _is_half(identifier: str) -> bool:
+    return bool(re.fullmatch(r"OP\dW", identifier))
 
 
 def fold_boolean(op: ast.boolop, values: list[ast.expr]) -> ast.expr:

@@ -280,13 +280,13 @@ class InterruptUnit(MemoryUnit):
             raise GeneralProtection(error, f"gate to {code.what}, which is not a code segment")
         if code.dpl > self.cpl:
             raise GeneralProtection(error, f"handler code segment, DPL {code.dpl} > CPL {self.cpl}")
-        if self.vm and (code.conforming or code.dpl):
-            raise GeneralProtection(error, f"handler for virtual-8086 mode is {code.what}, DPL {code.dpl}, "
-                                           "not nonconforming DPL 0")  # fmt: skip
         if self.efer & EFER_LMA and (not code.l or code.db):
             raise GeneralProtection(error, "handler is not a 64-bit code segment")
         if not code.present:
             raise SegmentNotPresent(error, f"handler code segment {selector:#06x} not present")
+        if self.vm and (code.conforming or code.dpl):
+            raise GeneralProtection(error, f"handler for virtual-8086 mode is {code.what}, DPL {code.dpl}, "
+                                           "not nonconforming DPL 0")  # fmt: skip
         return code
 
     # ---- IA-32e mode: 16-byte gates ------------------------------------------------------------------------
@@ -422,7 +422,8 @@ def _external(fault: Fault) -> Fault:
 
 def _sets_resume(fault: Fault) -> bool:
     """SDM Vol. 3, "Instruction-Breakpoint Exception Condition": RF is 1 in the pushed image of a fault, so
-    that the restarted instruction does not hit its breakpoint again; not for that breakpoint itself."""
+    that the restarted instruction does not hit its breakpoint again; not for that breakpoint itself, not for
+    the aborts #DF and #MC."""
     if isinstance(fault, DebugException):
         return not fault.is_trap and bool(fault.dr6 & DR6_GENERAL_DETECT)
-    return not fault.is_trap and not isinstance(fault, MachineCheck)
+    return not isinstance(fault, MachineCheck | DoubleFault)

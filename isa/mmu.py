@@ -18,6 +18,7 @@ from isa.state import (
     CR0_AM,
     CR0_PG,
     CR0_WP,
+    CR4_DE,
     CR4_PAE,
     CR4_PSE,
     CR4_SMAP,
@@ -107,8 +108,12 @@ class MemoryUnit(CpuState):
         "code_bits",
         "cursor",
         "debug_hits",
+        "exit_ip",
         "gigabyte_pages",
+        "looking_ahead",
         "memory",
+        "mmio_load",
+        "mmio_store",
         "mode64",
         "pdptes",
         "protected",
@@ -117,7 +122,10 @@ class MemoryUnit(CpuState):
         "ram16",
         "ram32",
         "ram64",
+        "ram_doubles",
         "stack_mask",
+        "taken",
+        "taken_at",
         "tlb_read",
         "tlb_system_read",
         "tlb_system_write",
@@ -129,7 +137,18 @@ class MemoryUnit(CpuState):
         self.adopt_pool()
         self.answers: list[int | Fault] = []  # what the VM answered to this instruction's exits so far
         self.cursor = 0
+        # The VM's short way to a device in the middle of an instruction; an answer of None or False sends the
+        # access the full way, as it always does over the end of a page. `load` and `store` ask at
+        # once where the TLB knows a device page: all but the alignment is checked then. What was answered is
+        # kept until the instruction (or, of a REP, the element) at `retired == taken_at` is over: should it
+        # leave after all, it goes on with these answers.
+        self.mmio_load: Callable[[int, int], int | None] = self.no_mmio_load
+        self.mmio_store: Callable[[int, int, int], bool] = self.no_mmio_store
+        self.exit_ip = -1  # address of the instruction that runs, where the short way may be taken; else -1
+        self.taken: int | list[int] = 0  # one answer or all
+        self.taken_at = -1
         self.pdptes = [0, 0, 0, 0]
+        self.looking_ahead = False  # at code that is not executed yet: it leaves no trace in memory
         self.debug_hits = 0
         self.gigabyte_pages = True  # CPUID: PDPE1GB, PSE36
         self.pse36 = True
@@ -146,6 +165,7 @@ class MemoryUnit(CpuState):
         """Views of the host memory in the widths that blocks use."""
         self.ram = self.memory.view
         self.ram16, self.ram32, self.ram64 = self.ram.cast("H"), self.ram.cast("I"), self.ram.cast("Q")
+        self.ram_doubles = self.ram.cast("d")
 
     def flush_tlb(self) -> None:
         """Forget every translation. The SDM lets a TLB forget at any time, so this serves INVLPG as well."""
@@ -174,6 +194,8 @@ class MemoryUnit(CpuState):
     def fill_tlb(self, tlb: Tlb, page: int) -> int:
         """Walk for a miss of the current TLB. NotPlain, and nothing else, if RAM does not answer."""
         linear = page << PAGE_SHIFT
+        if page >> (64 if self.mode64 else 32) - PAGE_SHIFT:  # an effective address before it wraps around
+            raise NotPlain
         if page in tlb.devices or self.dr7 & 0xFF or (self.cr0 & CR0_AM and self.ac):
             raise NotPlain
         if self.mode64 and linear + 0x8000_0000_0000 & M64 >= 1 << 48:
@@ -199,18 +221,21 @@ class MemoryUnit(CpuState):
 
     # ---- paging ------------------------------------------------------------------------------------------
 
-    def translate(self, linear: int, access: int, user: bool, *, smap: bool = False) -> int:
+    def translate(
+        self, linear: int, access: int, user: bool, *, smap: bool = False, dirty: bool = True
+    ) -> int:
         """Guest-physical address of `linear`; sets accessed and dirty bits. PageFault if not allowed.
 
-        `smap`: a supervisor data access that SMAP forbids on user pages.
+        `smap`: a supervisor data access that SMAP forbids on user pages. `dirty` False: a write that is only
+        checked, because something may still come between.
         """
         if not self.cr0 & CR0_PG:
             return linear & self.memory.address_mask
         if self.cr4 & CR4_PAE:
-            return self._translate_wide(linear, access, user, smap)
-        return self._translate_32bit(linear, access, user, smap)
+            return self._translate_wide(linear, access, user, smap, dirty)
+        return self._translate_32bit(linear, access, user, smap, dirty)
 
-    def _translate_32bit(self, linear: int, access: int, user: bool, smap: bool) -> int:
+    def _translate_32bit(self, linear: int, access: int, user: bool, smap: bool, dirty: bool) -> int:
         """32-bit paging, 4 KiB and (with PSE) 4 MiB pages."""
         pde_at = self.cr3 & 0xFFFF_F000 | linear >> 20 & 0xFFC
         pde = self._entry(pde_at, 4)
@@ -220,7 +245,7 @@ class MemoryUnit(CpuState):
             if pde & (1 << 21 if self.pse36 else 0x3F_E000):
                 raise self._page_fault(linear, access, user, PF_RESERVED, "reserved bit in a 4 MiB PDE")
             self._check_rights(linear, access, user, smap, pde)
-            self._mark(pde_at, pde, 4, A | D if access == ACCESS_WRITE else A)
+            self._mark(pde_at, pde, 4, A | D if access == ACCESS_WRITE and dirty else A)
             frame = pde & 0xFFC0_0000 | (pde & 0x1F_E000) << 19  # PSE-36: bits 39-32
             return (frame | linear & 0x3F_FFFF) & self.memory.address_mask
         pte_at = pde & 0xFFFF_F000 | linear >> 10 & 0xFFC
@@ -229,10 +254,10 @@ class MemoryUnit(CpuState):
             raise self._page_fault(linear, access, user, 0, "page-table entry not present")
         self._check_rights(linear, access, user, smap, pde & pte)
         self._mark(pde_at, pde, 4, A)
-        self._mark(pte_at, pte, 4, A | D if access == ACCESS_WRITE else A)
+        self._mark(pte_at, pte, 4, A | D if access == ACCESS_WRITE and dirty else A)
         return (pte & 0xFFFF_F000 | linear & 0xFFF) & self.memory.address_mask
 
-    def _translate_wide(self, linear: int, access: int, user: bool, smap: bool) -> int:
+    def _translate_wide(self, linear: int, access: int, user: bool, smap: bool, dirty: bool) -> int:
         """PAE paging (3 levels from the PDPTE registers) and 4-level paging."""
         reserved = RESERVED_PHYSICAL | (0 if self.efer & EFER_NXE else NX)
         path: list[tuple[int, int]] = []
@@ -266,7 +291,7 @@ class MemoryUnit(CpuState):
         for at, entry in path[:-1]:
             self._mark(at, entry, 8, A)
         at, entry = path[-1]
-        self._mark(at, entry, 8, A | D if access == ACCESS_WRITE else A)
+        self._mark(at, entry, 8, A | D if access == ACCESS_WRITE and dirty else A)
         offset = (1 << shift) - 1
         return (entry & FRAME & ~offset | linear & offset) & self.memory.address_mask
 
@@ -314,8 +339,10 @@ class MemoryUnit(CpuState):
         return value
 
     def _mark(self, gpa: int, entry: int, size: int, bits: int) -> None:
-        """Set accessed and dirty bits in an entry that the walk used."""
+        """Set accessed and dirty bits in an entry that the walk used; NotPlain while looking ahead."""
         if entry & bits != bits:
+            if self.looking_ahead:
+                raise NotPlain
             gpa &= self.memory.address_mask
             host = self.memory.host_page(gpa, WRITE)
             if host is not None:  # tables in ROM keep their bits
@@ -338,6 +365,11 @@ class MemoryUnit(CpuState):
         delta = self.tlb_read.get(linear >> 12)
         if delta is not None and linear & 0xFFF <= LAST_START[size]:
             return UNPACK[size](self.ram, linear + delta)[0]  # type: ignore[no-any-return]
+        delta = self.tlb_read.devices.get(linear >> 12)
+        if delta is not None and not self.ac:
+            value = self.mmio_load(linear + delta, size)
+            if value is not None:
+                return value
         return self._load_slow(linear, size, self.tlb_read, self.cpl == 3, False)
 
     def store(self, linear: int, size: int, value: int) -> None:
@@ -345,15 +377,38 @@ class MemoryUnit(CpuState):
         delta = self.tlb_write.get(linear >> 12)
         if delta is not None and linear & 0xFFF <= LAST_START[size]:
             PACK[size](self.ram, linear + delta, value)
-        else:
-            self._store_slow(linear, size, value, self.tlb_read, self.tlb_write, self.cpl == 3, False)
+            return
+        delta = self.tlb_write.devices.get(linear >> 12)
+        if delta is not None and not self.ac and self.mmio_store(linear + delta, size, value):
+            return
+        self._store_slow(linear, size, value, self.tlb_read, self.tlb_write, self.cpl == 3, False)
+
+    def load_plain(self, linear: int, size: int) -> int:
+        """`load` for translated code: from plain RAM, or NotPlain."""
+        delta = self.tlb_read[linear >> 12]
+        first = 4096 - (linear & 0xFFF)
+        if first >= size:
+            return UNPACK[size](self.ram, linear + delta)[0]  # type: ignore[no-any-return]
+        beyond = linear + first
+        rest = beyond + self.tlb_read[beyond >> 12]
+        low = int.from_bytes(self.ram[linear + delta : linear + delta + first], "little")
+        return low | int.from_bytes(self.ram[rest : rest + size - first], "little") << 8 * first
 
     def store_plain(self, linear: int, size: int, value: int) -> None:
-        """`store` for translated code, which may not change code: in one page of plain RAM, or NotPlain."""
+        """`store` for translated code, which may not change code: to plain RAM, or NotPlain."""
+        first = 4096 - (linear & 0xFFF)
+        if first >= size:
+            delta = self.tlb_write[linear >> 12]
+            PACK[size](self.ram, linear + delta, value)
+            return
+        beyond = linear + first
+        if linear >> 12 not in self.tlb_write or beyond >> 12 not in self.tlb_write:
+            raise NotPlain  # a walk sets dirty bits, and the other page may refuse
         delta = self.tlb_write[linear >> 12]
-        if linear & 0xFFF > LAST_START[size]:
-            raise NotPlain
-        PACK[size](self.ram, linear + delta, value)
+        rest = beyond + self.tlb_write[beyond >> 12]
+        data = value.to_bytes(size, "little")
+        self.ram[linear + delta : linear + delta + first] = data[:first]
+        self.ram[rest : rest + size - first] = data[first:]
 
     def load_stack(self, linear: int, size: int) -> int:
         """`load` through SS: a non-canonical address is #SS(0)."""
@@ -394,10 +449,11 @@ class MemoryUnit(CpuState):
     def check_write(self, linear: int, size: int, stack: bool = False) -> None:
         """Raise what a store of `size` bytes at the current privilege would raise; store nothing."""
         self._check_access(linear, size, ACCESS_WRITE, self.cpl == 3, stack)
-        smap = self._smap_blocks()
-        self.translate(linear, ACCESS_WRITE, self.cpl == 3, smap=smap)
+        smap, user = self._smap_blocks(), self.cpl == 3
+        self.translate(linear, ACCESS_WRITE, user, smap=smap, dirty=False)
         if (linear & 0xFFF) + size > PAGE:
-            self.translate(self._wrap((linear | 0xFFF) + 1), ACCESS_WRITE, self.cpl == 3, smap=smap)
+            beyond = self._wrap((linear | 0xFFF) + 1)
+            self.translate(beyond, ACCESS_WRITE, user, smap=smap, dirty=False)
 
     def _smap_blocks(self) -> bool:
         return bool(self.cr4 & CR4_SMAP) and not self.ac
@@ -424,6 +480,15 @@ class MemoryUnit(CpuState):
                 if (kind == 3 or (kind == 1 and write)) and linear < start + length and start < linear + size:
                     self.debug_hits |= 1 << n
 
+    def match_io_breakpoints(self, port: int, size: int) -> None:
+        """As `match_data_breakpoints`, for ports [port, port + size): breakpoints of kind 2, with CR4.DE."""
+        for n, address in enumerate((self.dr0, self.dr1, self.dr2, self.dr3)):
+            if self.dr7 >> 2 * n & 3 and self.dr7 >> 16 + 4 * n & 3 == 2 and self.cr4 & CR4_DE:
+                length = (1, 2, 8, 4)[self.dr7 >> 18 + 4 * n & 3]
+                start = address & -length
+                if port < start + length and start < port + size:
+                    self.debug_hits |= 1 << n
+
     def _wrap(self, linear: int) -> int:
         """Where the second page of a split access begins. Outside 64-bit mode 4 GiB wraps to 0; higher is a
         table or an inner stack of IA-32e mode."""
@@ -435,7 +500,7 @@ class MemoryUnit(CpuState):
         delta = tlb.devices.get(linear >> 12)
         if delta is not None and first >= size:
             if size in BUS_WIDTHS and self.memory.in_window(linear + delta, size):
-                return self.outside(MmioRead, linear + delta, size) & (1 << 8 * size) - 1
+                return self._device_load(linear + delta, size)
             return self._physical_load(linear + delta, size, linear, tlb)
         smap = tlb is self.tlb_system_read or self._smap_blocks()
         smap = smap and bool(self.cr4 & CR4_SMAP)
@@ -455,19 +520,20 @@ class MemoryUnit(CpuState):
         delta = writes.devices.get(linear >> 12)
         if delta is not None and first >= size:
             if size in BUS_WIDTHS and self.memory.in_window(linear + delta, size):
-                self.outside(MmioWrite, linear + delta, size, value)
+                self._device_store(linear + delta, size, value)
             else:
                 self._physical_store(linear + delta, size, value, linear, reads, writes)
             return
         smap = writes is self.tlb_system_write or self._smap_blocks()
         smap = smap and bool(self.cr4 & CR4_SMAP)
-        gpa = self.translate(linear, ACCESS_WRITE, user, smap=smap)
+        gpa = self.translate(linear, ACCESS_WRITE, user, smap=smap, dirty=first >= size)
         if first >= size:
             self._physical_store(gpa, size, value, linear, reads, writes)
             return
         beyond = self._wrap(linear + first)
         gpa2 = self.translate(beyond, ACCESS_WRITE, user, smap=smap)
         self._require_store(gpa2)  # nothing of a split store lands if its second page cannot
+        self.translate(linear, ACCESS_WRITE, user, smap=smap)  # and only then is its first page dirty
         low, high = value & (1 << 8 * first) - 1, value >> 8 * first
         # RAM last: an exit on the way executes the instruction again, which may read that RAM
         last = self.memory.host_page(gpa2, WRITE) is None and not self._outside_kind(gpa, first, ACCESS_WRITE)
@@ -519,6 +585,30 @@ class MemoryUnit(CpuState):
             return answer
         raise VmExit(reason(*fields))
 
+    def take(self, answer: int) -> None:
+        """Keep one more answer of the short way, after the first one in `taken`."""
+        if isinstance(self.taken, int):
+            self.taken = [self.taken]
+        self.taken.append(answer)
+
+    def _device_load(self, gpa: int, size: int) -> int:
+        """1, 2, 4 or 8 bytes from a device: the short way, or out of the guest as MmioRead."""
+        value = self.mmio_load(gpa, size)
+        return self.outside(MmioRead, gpa, size) & (1 << 8 * size) - 1 if value is None else value
+
+    def _device_store(self, gpa: int, size: int, value: int) -> None:
+        """1, 2, 4 or 8 bytes to a device: the short way, or out of the guest as MmioWrite."""
+        if not self.mmio_store(gpa, size, value):
+            self.outside(MmioWrite, gpa, size, value)
+
+    def no_mmio_load(self, gpa: int, size: int) -> int | None:
+        """The short way to a device where there is none: no answer."""
+        return None
+
+    def no_mmio_store(self, gpa: int, size: int, value: int) -> bool:
+        """The short way to a device where there is none: nobody took it."""
+        return False
+
     def _outside_kind(self, gpa: int, size: int, access: int) -> bool:
         """True: a device access. False: RAM beside a window in the same page, or a nested page fault."""
         memory = self.memory
@@ -540,7 +630,7 @@ class MemoryUnit(CpuState):
             raise VmExit(NestedPageFault(gpa, READ))
         value = 0
         for at, part in split(gpa, size):
-            value |= (self.outside(MmioRead, at, part) & (1 << 8 * part) - 1) << 8 * (at - gpa)
+            value |= self._device_load(at, part) << 8 * (at - gpa)
         return value
 
     def _outside_store(self, gpa: int, size: int, value: int) -> None:
@@ -555,7 +645,7 @@ class MemoryUnit(CpuState):
                 return
             raise VmExit(NestedPageFault(gpa, WRITE))
         for at, part in split(gpa, size):
-            self.outside(MmioWrite, at, part, value >> 8 * (at - gpa) & (1 << 8 * part) - 1)
+            self._device_store(at, part, value >> 8 * (at - gpa) & (1 << 8 * part) - 1)
 
     def _require_store(self, gpa: int) -> None:
         """Raise the nested page fault that a store to this page would take."""
@@ -583,10 +673,11 @@ class MemoryUnit(CpuState):
         """The whole rule behind `read_last` and `write_last`."""
         if segment.null:
             raise GeneralProtection(0, f"access through null {segment.name}")
-        if write and (segment.type & TYPE_CODE or not segment.type & TYPE_WRITABLE):
-            raise GeneralProtection(0, f"write through read-only {segment.name}")
-        if not write and segment.type & TYPE_CODE and not segment.type & TYPE_READABLE:
-            raise GeneralProtection(0, f"read through execute-only {segment.name}")
+        if self.protected:  # real mode knows limits, but no types
+            if write and (segment.type & TYPE_CODE or not segment.type & TYPE_WRITABLE):
+                raise GeneralProtection(0, f"write through read-only {segment.name}")
+            if not write and segment.type & TYPE_CODE and not segment.type & TYPE_READABLE:
+                raise GeneralProtection(0, f"read through execute-only {segment.name}")
         if not segment.type & TYPE_CODE and segment.type & TYPE_EXPAND_DOWN:
             top = M32 if segment.db else 0xFFFF
             inside = offset > segment.limit and offset + size - 1 <= top

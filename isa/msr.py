@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from isa.exits import SysRegRead, SysRegWrite
 from isa.faults import GeneralProtection
 from isa.memory import PHYSICAL_BITS
 from isa.state import CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, M32, M64
@@ -73,7 +72,7 @@ def read_msr(cpu: Cpu, index: int) -> int:
     """RDMSR: the value, from the CPU or from whoever answers the exit. GeneralProtection if nobody has it."""
     register = own_register(cpu, index)
     if register is None:
-        return cpu.outside(SysRegRead, index, 0) & M64
+        return cpu.sys_reg_read(index)
     return register.read(cpu)
 
 
@@ -81,7 +80,7 @@ def write_msr(cpu: Cpu, index: int, value: int) -> None:
     """WRMSR; GeneralProtection for a reserved bit, a non-canonical address or a read-only register."""
     register = own_register(cpu, index)
     if register is None:
-        cpu.outside(SysRegWrite, index, value)
+        cpu.sys_reg_write(index, value)
     elif register.write is None:
         raise GeneralProtection(0, f"MSR {index:#x} is read-only")
     else:

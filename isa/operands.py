@@ -112,6 +112,8 @@ class {title}:
     bytes = {bytes}
     mask = {mask:#x}
     register = {register!r}
+    source = {source!r}
+    vex = {vex}
     in_memory = False
 
     def __init__(self, cpu):
@@ -127,14 +129,19 @@ class {title}:
 '''
 
 
-def _register_class(title: str, register: str, bits: int, read: str, write: str) -> type[Any]:
-    """A class whose `value` is one attribute access away: a general one would cost 60 ns a read more."""
-    source = _REGISTER_CLASS.format(
+def _register_class(
+    title: str, register: str, bits: int, read: str, write: str, source: str = "", vex: bool = False
+) -> type[Any]:
+    """A class whose `value` is one attribute access away: a general one would cost 60 ns a read more.
+
+    `source` names the register that is read where it is not `register`; `vex`: a write zeroes what is above.
+    """
+    text = _REGISTER_CLASS.format(
         title=title, doc=f"{bits} bits of {register.upper()}.", bits=bits, bytes=bits // 8,
-        mask=(1 << bits) - 1, register=register, read=read, write=write,
+        mask=(1 << bits) - 1, register=register, source=source or register, vex=vex, read=read, write=write,
     )  # fmt: skip
     namespace: dict[str, Any] = {}
-    exec(compile(source, f"<operand {title}>", "exec"), namespace)
+    exec(compile(text, f"<operand {title}>", "exec"), namespace)
     made: type[Any] = namespace[title]
     return made
 
@@ -182,10 +189,10 @@ def vex_class(number: int, source: int, bits: int) -> type[Any]:
     low, high = f"self.cpu.xmm{number}", f"self.cpu.ymmh{number}"
     if bits == 128:
         read, write = f"self.cpu.xmm{source}", f"{low} = value; {high} = 0"
-        return _register_class(title, f"xmm{number}", bits, read, write)
+        return _register_class(title, f"xmm{number}", bits, read, write, f"xmm{source}", True)
     return _register_class(
         title, f"ymm{number}", bits, f"self.cpu.xmm{source} | self.cpu.ymmh{source} << 128",
-        f"{low} = value & {(1 << 128) - 1:#x}; {high} = value >> 128",
+        f"{low} = value & {(1 << 128) - 1:#x}; {high} = value >> 128", f"ymm{source}", True,
     )  # fmt: skip
 
 

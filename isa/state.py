@@ -200,7 +200,37 @@ class CpuState:
     r14: int
     r15: int
     xmm0: int
+    xmm1: int
+    xmm2: int
+    xmm3: int
+    xmm4: int
+    xmm5: int
+    xmm6: int
+    xmm7: int
+    xmm8: int
+    xmm9: int
+    xmm10: int
+    xmm11: int
+    xmm12: int
+    xmm13: int
+    xmm14: int
+    xmm15: int
     ymmh0: int
+    ymmh1: int
+    ymmh2: int
+    ymmh3: int
+    ymmh4: int
+    ymmh5: int
+    ymmh6: int
+    ymmh7: int
+    ymmh8: int
+    ymmh9: int
+    ymmh10: int
+    ymmh11: int
+    ymmh12: int
+    ymmh13: int
+    ymmh14: int
+    ymmh15: int
 
     def __init__(self) -> None:
         self.es, self.cs, self.ss, self.ds, self.fs, self.gs = (Segment(name) for name in SEGMENT_NAMES)

@@ -92,6 +92,7 @@ def switch_task(
     `error_code` is pushed on the new task's stack. Raises a Fault of the old task with nothing committed; a
     Fault of the new task with `is_trap` set and the switch done; VmExit with everything as it was.
     """
+    cpu.exit_ip = -1  # registers change on the way, and an exit undoes that: no short way to a device
     wide = bool(tss.type & 8)
     old = cpu.tr
     old_wide = bool(old.type & 8)

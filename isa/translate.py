@@ -1,7 +1,8 @@
 """From instruction functions to Python source: what the block engine executes. It decides nothing about when.
 
-`isa.specialise` makes statements of one instruction; here a run of instructions becomes one Python function
-with the registers in locals. 64-bit mode only: there segments are flat.
+`isa.specialise` makes statements of one instruction; here runs of instructions (*traces*) become one Python
+function with the registers in locals. A function of several traces is a *region*: a jump from one of its
+traces to another is an assignment to `pc` and stays inside.
 
 What makes that exact:
 - A block never faults, exits or writes code itself. Whatever is not the plain case raises; the handler puts
@@ -13,21 +14,59 @@ What makes that exact:
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from isa.decode import Insn, disassemble
 from isa.exits import VmExit
 from isa.faults import Fault
-from isa.folding import REGISTERS
+from isa.lanes import STICKY, VECTOR_LOCALS, entry_lines, exit_lines, runtime_names
 from isa.mmu import NotPlain
 from isa.semantics.helpers import PARITY
 from isa.semantics.registry import Definition
+from isa.simplify import Formulas, Lines, fuse
 from isa.specialise import ARCHITECTURAL, FLAGS, Statement, fill
-from isa.state import GPR_NAMES
+from isa.state import GPR_NAMES, SEGMENT_NAMES
+from isa.windows import share
+
+if TYPE_CHECKING:
+    from isa.modes import ContextKey, Mode
+
+Pending = tuple[Any, ...] | None  # `cpu.pending_flags`: a function and its arguments
+Fetch = Callable[[int], Insn]
+Find = Callable[[Insn], Definition | None]
+
+
+class CodeSource(NamedTuple):
+    """Where the code to translate is found, and how it runs."""
+
+    fetch: Fetch
+    definition_of: Find
+    mode: Mode
+    base: int = 0  # of CS
+    apart: Collection[int] = ()  # instructions that are to stay with the step engine
+
+    def page_of(self, ip: int) -> int:
+        """The number of the linear page of CS:`ip`."""
+        return (ip + self.base & self.mode.address_mask) >> 12
+
+    def pages_of(self, ips: Iterable[int]) -> dict[int, int]:
+        """Linear page -> host page of the instructions at `ips`."""
+        first: dict[int, int] = {}
+        for ip in ips:
+            first.setdefault(self.page_of(ip), ip)
+        return {page: self.fetch(ip).page for page, ip in first.items()}
+
+
+Sources = Mapping[str, "Statement | str"]  # flag -> who computed it last: a statement, LIVE or ENTRY
+
+LIVE = "local"  # the local variable of the flag's name holds it
+ENTRY = "entry"  # as it was when control came to the trace
+_FLAG_SET = frozenset(FLAGS)
+_AT_ENTRY: dict[str, Statement | str] = dict.fromkeys(FLAGS, ENTRY)
 
 
 @dataclass(slots=True)
@@ -38,276 +77,255 @@ class Step:
     statements: list[Statement]
     jump: tuple[str, str] = ("", "")
     follow: int | None = None  # where the trace goes on; None: it ends here
-    sources: dict[str, Statement | str] = field(default_factory=dict)  # flags before this instruction
+    index: int = 0  # in its function
+    kept: set[int] = field(default_factory=set)  # the flag assignments that something in the block reads
+    before: Sources = field(default_factory=dict)
+    after: Sources = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Trace:
+    """Instructions in the order in which they are executed, left through a jump that goes elsewhere."""
+
+    head: int
+    steps: list[Step]
+    loops: bool  # the last one jumps to `head`
+    end: str  # the expression of RIP behind the last one, "" if that one decides
+    stop: int | None = None  # the instruction that follows, if it is for the step engine
+    needs: set[str] = field(default_factory=set)  # the flags that have to be in locals when it starts
+
+
+STEP = 1
+BAILED = 2
 
 
 class Block:
-    """Translated code: `run(cpu, until)` returns True if the step engine has to execute one instruction."""
+    """Where a translated function may be entered.
 
-    __slots__ = ("head", "ips", "length", "pages", "run", "source")
+    `run(cpu, until, entry)` executes at most to `until` retired instructions and returns 0, or what the step
+    engine has to do before blocks go on: STEP, the next instruction; BAILED, one that was tried in vain.
+    """
 
-    def __init__(
-        self,
-        head: int,
-        length: int,
-        run: Callable[..., bool],
-        source: str,
-        ips: frozenset[int],
-        pages: dict[int, int],
-    ) -> None:
+    __slots__ = ("due", "entry", "head", "heads", "ips", "length", "pages", "run", "samples", "shape", "size")
+
+    def __init__(self, head: int, entry: int, made: Translation) -> None:
         self.head = head
-        self.length = length
-        self.run = run
-        self.source = source
-        self.ips = ips  # every instruction in it
-        self.pages = pages  # linear page -> host page of its code
+        self.entry = entry
+        self.run = made.run
+        self.heads = made.heads
+        self.length = made.length
+        self.size = made.size
+        self.ips = made.ips
+        self.shape = made.shape
+        self.pages = made.pages
+        self.samples = 0  # how often it was seen running...
+        self.due = made.due  # ... and when it is time to look which others it runs with
 
 
-_FLAG_SET = frozenset(FLAGS)
-LIVE = "local"
-ENTRY = "entry"
+@dataclass(slots=True)
+class Translation:
+    """A function made of traces, with what the engine has to know about it."""
+
+    run: Callable[..., int]
+    heads: tuple[int, ...]  # of its traces, in the order of `entry`
+    length: int  # instructions of the longest trace: what has to fit before `until`
+    size: int  # instructions in all traces
+    ips: frozenset[int]  # every instruction in it
+    shape: frozenset[int]  # and those that it stops at: what it would be another one without
+    pages: dict[int, int]  # linear page -> host page of its code
+    due: int = 0
+
+    def blocks(self) -> list[Block]:
+        """One for each place where it may be entered."""
+        return [Block(head, entry, self) for entry, head in enumerate(self.heads)]
 
 
-class Emitter:
-    """Puts a trace of steps together into one function."""
+class Draft(NamedTuple):
+    """A translation without anything of this process: numbers, texts and a code object."""
 
-    def __init__(self, steps: list[Step], loops: bool, end: str) -> None:
-        self.steps = steps
-        self.loops = loops
-        self.end = end  # the expression of RIP where the trace ends, "" if it loops
-        self.recipes: dict[str, Any] = {}
-        self.partial = False
+    code: CodeType  # defines the function `block`
+    recipes: tuple[str, ...]  # the sources of R0, R1 ...
+    lines: dict[int, int]  # number of a line that may raise -> its instruction, counted in the function
+    offsets: tuple[int, ...]  # of each instruction: how many of its trace are before it
+    before: tuple[Recipe | None, ...]  # of each instruction: the flags before it, if it gives up
+    heads: tuple[int, ...]
+    length: int  # instructions of the longest trace
+    insns: tuple[tuple[int, bytes], ...]  # (RIP, machine code) of each instruction
+    stops: tuple[int, ...]  # instructions for the step engine that end a trace
 
-    def emit(self) -> tuple[str, dict[str, Any]]:
-        """The source of the function and the names it needs beside the standard ones."""
-        kept = self.kept_flags()
-        current: dict[str, Statement | str] = dict.fromkeys(FLAGS, ENTRY)
-        for index, step in enumerate(self.steps):
-            step.sources = dict(current)
-            for n, statement in enumerate(step.statements):
-                if statement.flag:
-                    current[statement.flag] = LIVE if (index, n) in kept else statement
-                else:
-                    current.update(dict.fromkeys(statement.stores & _FLAG_SET, LIVE))
-        self.final = current
-        body, at = self.body(kept)
-        return self.assemble(body, at, kept)
-
-    def kept_flags(self) -> set[tuple[int, int]]:
-        """(instruction, statement) of flag assignments that something in the block reads."""
-        kept: set[tuple[int, int]] = set()
-        pending: dict[str, tuple[int, int]] = {}
-        for _ in range(2 if self.loops else 1):  # the second time round: what the loop carries over
-            for index, step in enumerate(self.steps):
-                for n, statement in enumerate(step.statements):
-                    for flag in statement.uses:
-                        if flag in pending:
-                            kept.add(pending[flag])
-                    if statement.flag:
-                        pending[statement.flag] = (index, n)
-        for index, step in enumerate(self.steps):  # a register may be something else when the recipe runs
-            for n, statement in enumerate(step.statements):
-                if statement.flag and statement.uses & ARCHITECTURAL:
-                    kept.add((index, n))
-        if self.loops:  # a bail inside must find the last round's values whole
-            for index, step in enumerate(self.steps):
-                self.keep_fragile(kept, index, step)
-        return kept
-
-    @staticmethod
-    def keep_fragile(kept: set[tuple[int, int]], index: int, step: Step) -> None:
-        last = max((n for n, s in enumerate(step.statements) if s.raises), default=0)
-        early = {d for s in step.statements[:last] for d in s.defs}
-        if any(statement.flag and statement.uses & early for statement in step.statements):
-            kept.update((index, n) for n, statement in enumerate(step.statements) if statement.flag)
-
-    def recipe(self, sources: dict[str, Statement | str]) -> str:
-        """The expression for `cpu.pending_flags`, or "" if no flag was touched."""
-        lines, arguments = [], []
-        for flag in FLAGS:
-            source = sources[flag]
-            if source == ENTRY:
-                continue
-            if source == LIVE:
-                lines.append(f"cpu.{flag} = {flag}")
-                arguments.append(flag)
-            else:
-                assert isinstance(source, Statement)
-                lines.append(f"cpu.{source.text}")
-                arguments += sorted(source.uses)
-        if not lines:
-            return ""
-        if len(lines) < len(FLAGS):
-            self.partial = True
-        names = list(dict.fromkeys(arguments))
-        renamed = {old: f"p{n}" for n, old in enumerate(names)}
-        pattern = re.compile(r"(?<![.\w])(" + "|".join(map(re.escape, names)) + r")\b") if names else None
-        text = "\n    ".join(
-            pattern.sub(lambda m: renamed[m[0]], line) if pattern else line for line in lines
+    def realise(self, code: CodeSource) -> Translation:
+        """The function, for this code: it has to be that of the draft."""
+        namespace: dict[str, Any] = {
+            "__name__": self.code.co_filename,
+            "AT": self.lines,
+            "IPS": tuple(ip for ip, _ in self.insns),
+            "OFFSETS": self.offsets,
+            "BEFORE": self.before,
+            "HEADS": self.heads,
+            "PCS": {head: n for n, head in enumerate(self.heads)},
+            "PARITY": PARITY, "NotPlain": NotPlain, "Fault": Fault, "VmExit": VmExit, "recover": recover,
+        }  # fmt: skip
+        for n, source in enumerate(self.recipes):
+            namespace[f"R{n}"] = compile_recipe(source)
+        for constant in self.code.co_consts:
+            if isinstance(constant, CodeType):
+                namespace.update(runtime_names(constant.co_names))
+        exec(self.code, namespace)
+        return Translation(
+            run=namespace["block"],
+            heads=self.heads,
+            length=self.length,
+            size=len(self.insns),
+            ips=frozenset(namespace["IPS"]),
+            shape=frozenset((*namespace["IPS"], *self.stops)),
+            pages=code.pages_of(namespace["IPS"]),
         )
-        source_text = f"def recipe(cpu{''.join(', ' + p for p in renamed.values())}):\n    {text}\n"
-        key = f"R{len(self.recipes)}"
-        function = compile_recipe(source_text)
-        for known, made in self.recipes.items():
-            if made is function:
-                key = known
-        self.recipes[key] = function
-        return f"({key}, {''.join(n + ', ' for n in names)})"
 
-    def set_flags(
-        self, sources: dict[str, Statement | str], indent: str, first_known: bool = False
-    ) -> list[str]:
-        """Lines that leave the recipe for the flags at an exit."""
-        if not self.loops or all(sources[f] == self.final[f] or sources[f] != ENTRY for f in FLAGS):
-            text = self.recipe(sources)
-            return [f"{indent}cpu.pending_flags = {text}"] if text else []
-        later = {f: self.final[f] if sources[f] == ENTRY else sources[f] for f in FLAGS}
-        lines = [f"{indent}if n != start:", f"{indent}    cpu.pending_flags = {self.recipe(later)}"]
-        text = self.recipe(sources)
-        if text:
-            lines += [f"{indent}else:", f"{indent}    cpu.pending_flags = {text}"]
-        return lines
 
-    def body(self, kept: set[tuple[int, int]]) -> tuple[list[str], dict[int, int]]:
-        """The lines inside the loop and, by line number within them, the instruction."""
-        lines: list[str] = []
-        at: dict[int, int] = {}
-        indent = "            "
-        count = len(self.steps)
-        for index, step in enumerate(self.steps):
-            code = f"{step.insn.raw.hex()}"
-            lines.append(
-                f"{indent}# {step.insn.ip:#x}: {disassemble(step.insn.raw, 64, step.insn.ip)}  [{code}]"
-            )
-            start = len(lines)
-            for n, statement in enumerate(step.statements):
-                if statement.jump[1] or (statement.flag and (index, n) not in kept):
-                    continue
-                lines += [indent + line for line in statement.text.splitlines()]
-            at.update(dict.fromkeys(range(start, len(lines)), index))
-            after = self.steps[index + 1].sources if index + 1 < count else self.final
-            condition, target = step.jump
-            if condition and step.follow is not None:
-                taken = step.follow == _number(target)
-                leave = negated(condition) if taken else condition
-                where = f"{step.insn.next:#x}" if taken else target
-                lines.append(f"{indent}if {leave}:")
-                lines += self.leave(after, index + 1, where, indent + "    ")
-            elif condition:
-                lines += self.set_flags(after, indent)
-                lines.append(f"{indent}rip = {target} if {condition} else {step.insn.next:#x}")
-                lines += [f"{indent}n += {index + 1}", f"{indent}break"]
-            elif target and step.follow is not None and not _is_number(target):
-                lines.append(f"{indent}if {target} != {step.follow:#x}:")  # a predicted return
-                lines += self.leave(after, index + 1, target, indent + "    ")
-        if not self.loops and not (self.steps[-1].jump[0] and self.steps[-1].follow is None):
-            lines += self.leave(self.final, count, self.end, indent)
-        return lines, at
+class Drafts(Protocol):
+    """Where drafts are kept from one run to the next. It may forget any of them at any time."""
 
-    def leave(self, sources: dict[str, Statement | str], count: int, where: str, indent: str) -> list[str]:
-        return [
-            *self.set_flags(sources, indent),
-            f"{indent}rip = {where}",
-            f"{indent}n += {count}",
-            f"{indent}break",
-        ]
+    def find(self, key: ContextKey, heads: tuple[int, ...]) -> Iterable[Draft]:
+        """Drafts made for these heads in this mode, the first made first, and perhaps larger ones that have
+        these heads among others. Whoever asks has to compare their machine code."""
 
-    def entry_flags(self, kept: set[tuple[int, int]]) -> list[str]:
-        """Flags that the block reads before it sets them."""
-        wanted: set[str] = set()
-        known: set[str] = set()
-        for index, step in enumerate(self.steps):
-            for n, statement in enumerate(step.statements):
-                if statement.flag and (index, n) not in kept:
-                    continue
-                wanted |= statement.uses & _FLAG_SET - known
-                known |= statement.defs & _FLAG_SET
-        return [flag for flag in FLAGS if flag in wanted]
+    def keep(self, key: ContextKey, heads: tuple[int, ...], draft: Draft) -> None:
+        """Remember a draft."""
 
-    def assemble(
-        self, body: list[str], at: dict[int, int], kept: set[tuple[int, int]]
-    ) -> tuple[str, dict[str, Any]]:
-        """Prologue, loop, handler and epilogue around the body."""
-        steps, count = self.steps, len(self.steps)
-        statements = [s for step in steps for s in step.statements]
-        written = {register for s in statements for register in s.stores if register in REGISTERS}
-        handler: list[str] = []
-        for index, step in enumerate(steps):
-            made = self.set_flags(step.sources, "            ")
-            if made and any(s.raises for s in step.statements):
-                handler += [f"        if at == {index}:", *made]
-        after = self.after_loop() if self.loops else []
-        body, at = without_dead(body, at, [*handler, *after])
-        if not at:
-            body.append("            pass")
-        text = "\n".join((*body, *handler, *after))
-        used = set(re.findall(r"(?<![.\w])[a-z]\w*", text))
-        entry_flags = self.entry_flags(kept)
-        lines = ["def block(cpu, until):"]
-        if entry_flags or self.partial:
-            lines += ["    if cpu.pending_flags is not None:", "        cpu.settle_flags()"]
-            lines += [f"    {flag} = cpu.{flag}" for flag in entry_flags]
-        if "df" in used:
-            lines.append("    df = cpu.df")
-        for register in GPR_NAMES:
-            if register in used or register in written:
-                lines.append(f"    {register} = cpu.{register}")
-        for local, value in (
-            ("tr", "cpu.tlb_read"), ("tw", "cpu.tlb_write"), ("mb", "cpu.ram"), ("mw", "cpu.ram16"),
-            ("md", "cpu.ram32"), ("mq", "cpu.ram64"), ("load", "cpu.load"), ("store", "cpu.store_plain"),
-            ("fs_base", "cpu.fs.base"), ("gs_base", "cpu.gs.base"),
-        ):  # fmt: skip
-            if local in used:
-                lines.append(f"    {local} = {value}")
-        lines.append("    n = start = cpu.retired")
-        lines.append("    bailed = False")
-        lines.append("    try:")
-        if self.loops:
-            lines.append(f"        for n in range(start, until - {count - 1}, {count}):")
+
+# ---- following the code ----------------------------------------------------------------------------------
+
+MAX_TRACE = 64  # instructions
+MAX_PAGES = 4  # pages of code: a TLB flush has to look each of them up again
+LONG_ENOUGH = 16  # instructions: from here on a trace ends where another one begins
+
+
+def build_trace(
+    code: CodeSource, head: int, heads: Collection[int], number: int
+) -> Trace | None:  # fmt: skip
+    """Follow the code from `head`: straight on, through direct jumps and calls, back to `head` in a loop.
+
+    `heads` are other traces of the same function, `number` that of its first instruction in the function.
+    None if that one has to be stepped.
+    """
+    steps: list[Step] = []
+    stop: int | None = None
+    seen: set[int] = set()
+    returns: list[int] = []
+    narrow: set[str] = set()
+    pages: set[int] = set()
+    ip = head
+    while len(steps) < MAX_TRACE and ip not in seen:
+        if ip in heads and ip != head and len(steps) >= LONG_ENOUGH:
+            break
+        page = code.page_of(ip)
+        if page not in pages and len(pages) == MAX_PAGES:
+            break
+        step = _step(code, ip, number + len(steps), narrow) if ip not in code.apart else None
+        if step is None:
+            stop = ip
+            break
+        insn = step.insn
+        seen.add(ip)
+        steps.append(step)
+        pages.add(page)
+        condition, target = step.jump
+        if not target:
+            ip = step.follow = insn.next
+            continue
+        where = _number(target)
+        if condition:
+            if where == head:
+                step.follow = head
+                return Trace(head, steps, True, "")
+            if where is not None and where <= insn.ip:
+                return Trace(head, steps, False, "")  # an inner loop: its head gets a trace of its own
+            ip = step.follow = insn.next
+        elif where is not None:
+            if where == head:
+                step.follow = head
+                return Trace(head, steps, True, "")
+            if any("store" in s.text or "tw[" in s.text for s in step.statements):
+                returns.append(insn.next)  # a call
+            ip = step.follow = where
         else:
-            lines.append("        while True:")
-        first = len(lines) + 1
-        lines += body
-        if self.loops:
-            head = f"{steps[0].insn.ip:#x}"
-            lines += ["        else:", *after, f"            rip = {head}", f"            n += {count}"]
-        lines.append("    except (NotPlain, Fault, VmExit) as event:")
-        lines.append("        at = AT[event.__traceback__.tb_lineno]")
-        lines += handler
-        lines += ["        rip = IPS[at]", "        n += at", "        bailed = True"]
-        lines += [f"    cpu.{register} = {register}" for register in GPR_NAMES if register in written]
-        if any("df" in s.defs for s in statements):
-            lines.append("    cpu.df = df")
-        lines += ["    cpu.rip = rip", "    cpu.retired = n", "    return bailed", ""]
-        names = {
-            **self.recipes,
-            "AT": {first + line: index for line, index in at.items()},
-            "IPS": tuple(step.insn.ip for step in steps),
-            "PARITY": PARITY, "NotPlain": NotPlain, "Fault": Fault, "VmExit": VmExit,
-        }  # fmt: skip
-        return "\n".join(lines), names
-
-    def after_loop(self) -> list[str]:
-        text = self.recipe(self.final)
-        return [f"            cpu.pending_flags = {text}"] if text else []
+            if not returns:
+                return Trace(head, steps, False, target)
+            ip = returns.pop()
+            if ip in seen:
+                return Trace(head, steps, False, target)
+            step.follow = ip
+    return Trace(head, steps, False, f"{ip:#x}", stop) if steps else None
 
 
-_TEMPORARY = re.compile(r"\s+(\w+_\d+) = (?!.*\b(?:load|tr)\b)")
+def _step(code: CodeSource, ip: int, number: int, narrow: set[str]) -> Step | None:
+    """The instruction at `ip` as statements; None if the step engine has to execute it."""
+    try:
+        insn = code.fetch(ip)
+    except (Fault, VmExit, NotPlain):
+        return None
+    definition = code.definition_of(insn)
+    if definition is None or not definition.inline:
+        return None
+    if code.page_of(insn.ip + len(insn.raw) - 1) != code.page_of(ip):
+        return None
+    statements = fill(insn, definition, number, code.mode, narrow)
+    if statements is None:
+        return None
+    jumps = [n for n, statement in enumerate(statements) if statement.jump[1]]
+    if not jumps:
+        return Step(insn, statements)
+    # The branch is decided where the instruction ends: nothing behind it may change what it reads.
+    at = jumps[0]
+    if len(jumps) > 1 or any(after.stores & statements[at].uses for after in statements[at + 1 :]):
+        return None
+    return Step(insn, statements, statements[at].jump)
 
 
-def without_dead(body: list[str], at: dict[int, int], handler: list[str]) -> tuple[list[str], dict[int, int]]:
-    """Drop assignments to temporaries that nothing reads: most flags' operands."""
-    while True:
-        words = Counter(re.findall(r"\w+_\d+", "\n".join((*body, *handler))))
-        dead = {
-            n for n, line in enumerate(body)
-            if (match := _TEMPORARY.match(line)) and words[match[1]] == 1
-        }  # fmt: skip
-        if not dead:
-            return body, at
-        kept = [n for n in range(len(body)) if n not in dead]
-        at = {new: at[old] for new, old in enumerate(kept) if old in at}
-        body = [body[n] for n in kept]
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit()
+
+
+def _number(text: str) -> int | None:
+    return int(text, 0) if _is_number(text) else None
+
+
+# ---- flags as recipes --------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"(?<![.\w])[A-Za-z_]\w*")
+
+
+class Recipe(NamedTuple):
+    """How to compute flags."""
+
+    source: str  # of a function `recipe(cpu, ...)`
+    names: tuple[str, ...]  # the locals that hold its other arguments
+    whole: bool  # it computes all six
+
+
+def recipe_of(sources: Sources, known: Formulas) -> Recipe | None:
+    """The recipe for the flags; None if none was touched. `known` are the temporaries that it can compute by
+    itself."""
+    touched = [(flag, source) for flag in FLAGS if (source := sources[flag]) != ENTRY]
+    if not touched:
+        return None
+    wanted = [name for flag, source in touched
+              for name in ((flag,) if isinstance(source, str) else sorted(source.uses))]  # fmt: skip
+    kept, before = known.kept(wanted), known.lines(wanted)
+    names = {name: f"p{n}" for n, name in enumerate(kept)}
+    for line in before:
+        names[line.partition(" = ")[0]] = f"t{len(names)}"
+
+    def renamed(text: str) -> str:
+        return _NAME.sub(lambda match: names.get(match[0], match[0]), text)
+
+    lines = [renamed(line) for line in before]
+    for flag, source in touched:
+        value = names[flag] if isinstance(source, str) else renamed(source.text.partition(" = ")[2])
+        lines.append(f"cpu.{flag} = {value}")
+    parameters = ", ".join(("cpu", *(names[name] for name in kept)))
+    text = "\n    ".join(lines)
+    return Recipe(f"def recipe({parameters}):\n    {text}\n", tuple(kept), len(touched) == len(FLAGS))
 
 
 @lru_cache(maxsize=1 << 14)  # the guest's immediates are part of the text
@@ -319,6 +337,390 @@ def compile_recipe(source: str) -> Callable[..., None]:
     return made
 
 
+def recover(recipe: Recipe | None, via: int, values: Mapping[str, Any]) -> tuple[int, Pending]:
+    """The flags before an instruction that gave up: (via, `cpu.pending_flags`) for the end of
+    the block; via 0: that says everything."""
+    if recipe is None:
+        return via, None
+    source, names, whole = recipe
+    return 0 if whole else via, (compile_recipe(source), *[values[name] for name in names])
+
+
+# ---- putting a function together ---------------------------------------------------------------------------
+
+# Locals of a block that are not registers: how it gets them
+_ENVIRONMENT = {
+    "df": "cpu.df", "tr": "cpu.tlb_read", "tw": "cpu.tlb_write", "mb": "cpu.ram", "mw": "cpu.ram16",
+    "md": "cpu.ram32", "mq": "cpu.ram64", "load": "cpu.load_plain", "store": "cpu.store_plain",
+    "mf": "cpu.ram_doubles", "sticky": STICKY,
+    **{f"{name}_base": f"cpu.{name}.base" for name in SEGMENT_NAMES},
+    **{f"{name}_read": f"cpu.{name}.read_last" for name in SEGMENT_NAMES},
+    **{f"{name}_write": f"cpu.{name}.write_last" for name in SEGMENT_NAMES},
+}  # fmt: skip
+
+_IDENTIFIER = re.compile(r"(?<![.\w])[a-z]\w*")
+
+
+class Emitter:
+    """Puts traces together into one function.
+
+    Inside it `pc` is the number of the trace to go on with and `via` the way by which control came to it: at
+    the end it tells which recipe holds for flags that the trace did not touch (0: `cpu.pending_flags` as the
+    function found it). `n` counts instructions up to the start of the trace.
+    """
+
+    def __init__(self, traces: Sequence[Trace], mode: Mode, explained: bool = False) -> None:
+        self.traces = traces
+        self.explained = explained
+        self.steps = [step for trace in traces for step in trace.steps]
+        self.numbers = {trace.head: n for n, trace in enumerate(traces)}
+        self.mode = mode
+        self.region = len(traces) > 1
+        self.raising = any(s.raises for step in self.steps for s in step.statements)
+        self.again = self.region or traces[0].loops  # something in it may be executed twice
+        self.recipes: dict[str, str] = {}  # source -> the name of its function in the text
+        self.vias: dict[str, int] = {}
+        self.known = Formulas()
+        self.partial = False
+        self.before: list[Recipe | None] = []  # for each instruction that may give up
+        self.looked_up = ""  # the address whose trace is in `pc` already
+        self.lines: list[str] = []
+        self.plain: set[int] = set()  # numbers of lines that are a whole statement
+        self.at: dict[int, int] = {}  # number of a line -> the instruction it belongs to
+
+    def emit(self) -> str:
+        """The source of the function."""
+        for number, trace in enumerate(self.traces):
+            statements = [step.statements for step in trace.steps]
+            fuse(statements)
+            share(statements, number)
+        for index, step in enumerate(self.steps):
+            step.index = index
+            step.jump = next((s.jump for s in step.statements if s.jump[1]), ("", ""))
+            self.known.learn(step.statements)
+        for trace in self.traces:
+            self.keep_flags(trace)
+            self.trace_sources(trace)
+        self.find_needs()
+        return self.assemble()
+
+    # -- which flags are computed, and where they come from --
+
+    def keep_flags(self, trace: Trace) -> None:
+        """Flag assignments that something in the trace reads, or that could not wait for a recipe."""
+        pending: dict[str, tuple[Step, int]] = {}
+        for step in trace.steps:
+            early: set[str] = set()
+            last = max((n for n, s in enumerate(step.statements) if s.raises), default=0)
+            for n, statement in enumerate(step.statements):
+                for flag in statement.uses:
+                    if flag in pending:
+                        keeper, kept = pending[flag]
+                        keeper.kept.add(kept)
+                if statement.flag:
+                    pending[statement.flag] = (step, n)
+                    if statement.uses & ARCHITECTURAL:
+                        step.kept.add(n)  # a register may be something else when the recipe runs
+                if n < last:
+                    early |= statement.defs
+            # Executed again, a bail in its middle has to find the flags of the last time whole
+            if self.again and any(
+                s.flag and not early.isdisjoint(self.known.kept(s.uses)) for s in step.statements
+            ):
+                step.kept.update(n for n, s in enumerate(step.statements) if s.flag)
+
+    @staticmethod
+    def trace_sources(trace: Trace) -> None:
+        """Who computed each flag last, before and after each instruction."""
+        current: Sources = _AT_ENTRY
+        for step in trace.steps:
+            step.before = current
+            changed: dict[str, Statement | str] = {}
+            for n, statement in enumerate(step.statements):
+                if statement.flag:
+                    changed[statement.flag] = LIVE if n in step.kept else statement
+                else:
+                    changed.update(dict.fromkeys(statement.stores & _FLAG_SET, LIVE))
+            if changed:
+                current = {**current, **changed}
+            step.after = current
+
+    def find_needs(self) -> None:
+        """Flags that have to be in locals where a trace starts: it or a trace behind it reads them."""
+        for trace in self.traces:
+            known: set[str] = set()
+            for step in trace.steps:
+                for n, statement in enumerate(step.statements):
+                    if statement.flag and n not in step.kept:
+                        continue
+                    trace.needs |= statement.uses & _FLAG_SET - known
+                    known |= statement.defs & _FLAG_SET
+        ways = [(trace, sources, where) for trace in self.traces for sources, where in self.ways(trace)]
+        changed = True
+        while changed:
+            changed = False
+            for trace, sources, where in ways:
+                untouched = {flag for flag in FLAGS if sources[flag] == ENTRY}
+                if len(untouched) == len(FLAGS):  # `via` stays what it is
+                    untouched &= self.wanted(where)
+                if not untouched <= trace.needs:
+                    trace.needs |= untouched
+                    changed = True
+
+    def ways(self, trace: Trace) -> Iterable[tuple[Sources, str]]:
+        """(flags, target) of every way from this trace to a trace of the same function."""
+        for step in trace.steps:
+            condition, target = step.jump
+            places = [target] if condition or (target and not _is_number(target)) else []
+            if condition:
+                places.append(f"{step.insn.next:#x}")
+            for place in places:
+                if self.is_inside(place):
+                    yield step.after, place
+        if trace.loops:
+            yield trace.steps[-1].after, f"{trace.head:#x}"
+        elif trace.end and self.is_inside(trace.end):
+            yield trace.steps[-1].after, trace.end
+
+    def is_inside(self, where: str) -> bool:
+        """True if the target may be a trace of this function, to go on with by `pc`."""
+        place = _number(where)
+        return self.region and (place is None or place in self.numbers)
+
+    def wanted(self, where: str) -> set[str]:
+        """The flags that the trace at `where` has to find in locals; of all traces if it is not known."""
+        place = _number(where)
+        if place is not None:
+            return self.traces[self.numbers[place]].needs
+        return {flag for trace in self.traces for flag in trace.needs}
+
+    # -- leaving a trace --
+
+    def recipe(self, sources: Sources) -> tuple[str, bool]:
+        """The expression for `cpu.pending_flags` ("" if no flag was touched), and if it says everything."""
+        made = recipe_of(sources, self.known)
+        if made is None:
+            return "", False
+        key = self.recipes.setdefault(made.source, f"R{len(self.recipes)}")
+        return f"({key}, {''.join(name + ', ' for name in made.names)})", made.whole
+
+    def put(self, indent: str, *lines: str) -> None:
+        """Append lines to the body."""
+        self.lines += [indent + line for line in lines]
+
+    def leave(self, indent: str, trace: Trace, sources: Sources, count: int, where: str) -> None:
+        """Lines that go from `count` instructions into a trace to the address `where`."""
+        place = _number(where)
+        if not self.is_inside(where):
+            self.put(indent, f"rip = {where}", f"n += {count}")
+            text, whole = self.recipe(sources)
+            if whole:
+                self.put(indent, f"cpu.pending_flags = {text}", *["via = 0"] * self.again)
+            elif text:
+                self.partial = True
+                self.put(indent, f"rest = {text}")
+            if trace.stop is not None and count == len(trace.steps) and where == trace.end:
+                self.put(indent, "left = 1")  # STEP
+            self.put(indent, *["pc = -1"] * (self.region and trace.loops), "break")
+            return
+        go_on = "break" if trace.loops else "continue"  # a loop's function goes on behind the loop
+        self.put(indent, f"n += {count}", *self.locals_for(sources, where), *self.via(sources))
+        if place is not None:
+            self.put(indent, f"pc = {self.numbers[place]}", go_on)
+            return
+        self.put(indent, f"rip = {where}")
+        if where != self.looked_up:
+            self.put(indent, "pc = PCS.get(rip, -1)")
+        self.put(indent, *(("break",) if trace.loops else ("if pc < 0:", "    break", "continue")))
+
+    def locals_for(self, sources: Sources, where: str) -> list[str]:
+        """Lines that put the flags that the next trace reads into locals."""
+        wanted = self.wanted(where)
+        lines: list[str] = []
+        for flag in FLAGS:
+            source = sources[flag]
+            if flag in wanted and not isinstance(source, str):
+                lines.append(source.text)
+        return lines
+
+    def via(self, sources: Sources) -> list[str]:
+        """The line that says where the flags of the trace that ends here are to be found."""
+        if all(source == ENTRY for source in sources.values()):
+            return []
+        text, _ = self.recipe({flag: LIVE if s == ENTRY else s for flag, s in sources.items()})
+        return [f"via = {self.vias.setdefault(text, len(self.vias) + 1)}"]
+
+    # -- the body --
+
+    def emit_step(self, indent: str, trace: Trace, step: Step, count: int) -> None:
+        """The lines of one instruction, with the way out of the trace if it jumps."""
+        insn = step.insn
+        if self.explained:
+            self.put(
+                indent,
+                f"# {insn.ip:#x}: {disassemble(insn.raw, self.mode.code_bits, insn.ip)}  [{insn.raw.hex()}]",
+            )
+        condition, target = step.jump
+        predicted = f"{step.follow:#x}" if step.follow is not None and _is_dynamic(target) else ""
+        for n, statement in enumerate(step.statements):
+            if statement.jump[1] or (statement.flag and n not in step.kept):
+                continue
+            text = statement.text
+            if statement.uses == {target} and predicted:
+                text = _unless(f"{target} != {predicted}", text)
+            elif statement.uses == {target} and self.region and step.follow is None:
+                text = f"pc = PCS.get({target}, -1)\n" + _unless("pc < 0", text)
+                self.looked_up = target
+            first = len(self.lines)
+            self.put(indent, *text.splitlines())
+            if len(self.lines) == first + 1:
+                self.plain.add(first)
+            if statement.raises:
+                self.at.update(dict.fromkeys(range(first, len(self.lines)), step.index))
+        inner = indent + "    "
+        if condition and step.follow is None:
+            self.put(indent, f"if {condition}:")
+            self.leave(inner, trace, step.after, count, target)
+            self.leave(indent, trace, step.after, count, f"{insn.next:#x}")
+        elif condition:
+            taken = step.follow == _number(target)
+            self.put(indent, f"if {negated(condition) if taken else condition}:")
+            self.leave(inner, trace, step.after, count, f"{insn.next:#x}" if taken else target)
+        elif predicted:
+            self.put(indent, f"if {target} != {predicted}:")
+            self.leave(inner, trace, step.after, count, target)
+
+    def emit_trace(self, indent: str, trace: Trace) -> None:
+        """The lines of one trace; a loop is a loop."""
+        count, last = len(trace.steps), trace.steps[-1].after
+        if not trace.loops:
+            for n, step in enumerate(trace.steps):
+                self.emit_step(indent, trace, step, n + 1)
+            if trace.end:
+                self.leave(indent, trace, last, count, trace.end)
+            return
+        inner = indent + "    "
+        self.put(indent, f"for n in range(n, until - {count - 1}, {count}):")
+        for n, step in enumerate(trace.steps):
+            self.emit_step(inner, trace, step, n + 1)
+        via = self.via(last)
+        self.put(inner, *self.locals_for(last, f"{trace.head:#x}"), *(via if shows_entry(trace) else ()))
+        self.put(inner, "pass")  # everything else may turn out to be dead
+        self.put(indent, "else:", f"    n += {count}", *(f"    {line}" for line in via))
+        if self.region:
+            self.put(indent, "    continue", "if pc < 0:", "    break")
+        else:
+            self.put(indent, f"    rip = {trace.head:#x}", "break")
+
+    def emit_choice(self, indent: str, first: int, last: int) -> None:
+        """Lines that find trace `pc` among [first, last) by halves."""
+        if last - first == 1:
+            self.emit_trace(indent, self.traces[first])
+            return
+        middle = (first + last) // 2
+        self.put(indent, f"if pc < {middle}:")
+        self.emit_choice(indent + "    ", first, middle)
+        self.put(indent, "else:")
+        self.emit_choice(indent + "    ", middle, last)
+
+    # -- around the body --
+
+    def assemble(self) -> str:
+        """Prologue, loop, handler and epilogue around the body."""
+        longest = max(len(trace.steps) for trace in self.traces)
+        outer = "        " if self.raising else "    "
+        self.emit_choice(outer + "    ", 0, len(self.traces))
+        before: list[Recipe | None] = []
+        sources: Sources = _AT_ENTRY
+        made: Recipe | None = None
+        for step in self.steps:
+            if any(s.raises for s in step.statements) and step.before is not sources:
+                sources = step.before
+                made = recipe_of(sources, self.known)
+            before.append(made if step.before is sources else None)
+        awaited = {name for recipe in before if recipe is not None for name in recipe.names}
+        recover = bool(awaited) or any(recipe is not None for recipe in before)
+        after: list[str] = []
+        for number, recipe in enumerate(self.vias, 1):
+            after += [
+                f"    {'el' * (number > 1)}if via == {number}:",
+                f"        cpu.pending_flags = {recipe}",
+            ]
+        if self.partial or recover:
+            after += [
+                "    if rest is not None:",
+                "        cpu.settle_flags()",
+                "        cpu.pending_flags = rest",
+            ]
+        body = Lines(self.lines, self.plain, [*after, *awaited])
+        body.drop_dead()
+        body.forward()
+        self.lines, self.at = body.kept(self.at)
+
+        text = "\n".join((*self.lines, *after))
+        used = set(_IDENTIFIER.findall(text))
+        statements = [s for step in self.steps for s in step.statements]
+        stored = {place for s in statements for place in s.stores}
+        needs = [flag for flag in FLAGS if any(flag in trace.needs for trace in self.traces)]
+
+        lines = ["def block(cpu, until, pc):"]
+        if needs:
+            lines += ["    if cpu.pending_flags is not None:", "        cpu.settle_flags()"]
+            lines += [f"    {flag} = cpu.{flag}" for flag in needs]
+        lines += [f"    {place} = cpu.{place}" for place in GPR_NAMES if place in used or place in stored]
+        lines += [f"    {line}" for line in entry_lines(VECTOR_LOCALS & (used | stored))]
+        lines += [f"    {local} = {value}" for local, value in _ENVIRONMENT.items() if local in used]
+        lines += ["    n = cpu.retired", "    left = 0"]
+        lines += ["    rest = None"] * (self.partial or recover)
+        lines += ["    via = 0"] * (self.again or recover)
+        lines += [f"    limit = until - {longest}"] * self.region
+        lines += ["    try:"] * self.raising
+        lines.append(outer + ("while n <= limit:" if self.region else "while True:"))
+        first = len(lines) + 1
+        lines += self.lines
+        if self.region:
+            lines += [outer + "else:", outer + "    rip = HEADS[pc]"]
+        if self.raising:
+            lines += [
+                "    except (NotPlain, Fault, VmExit) as event:",
+                "        at = AT[event.__traceback__.tb_lineno]",
+                "        rip = IPS[at]",
+                "        n += OFFSETS[at]",
+                "        left = 2",  # BAILED
+            ]
+            if recover:
+                lines.append("        via, rest = recover(BEFORE[at], via, locals())")
+        lines += after
+        lines += [f"    cpu.{place} = {place}" for place in (*GPR_NAMES, "df") if place in stored]
+        lines += [f"    {line}" for line in exit_lines(used, stored)]
+        lines += ["    cpu.rip = rip", "    cpu.retired = n", "    return left", ""]
+        self.before = before
+        self.at = {first + line: index for line, index in self.at.items()}
+        return "\n".join(lines)
+
+
+def shows_entry(trace: Trace) -> bool:
+    """True if a way out of the trace shows flags as they were at its start."""
+    for step in trace.steps:
+        if ENTRY in step.before.values() and any(statement.raises for statement in step.statements):
+            return True
+        if ENTRY in step.after.values() and (step.jump[0] or _is_dynamic(step.jump[1])):
+            return True
+    return False
+
+
+def _is_dynamic(target: str) -> bool:
+    return bool(target) and not _is_number(target)
+
+
+def _unless(condition: str, text: str) -> str:
+    """A check of a jump's target is made only under `condition`: the others are known to be good."""
+    head, _, rest = text.partition(":\n")
+    if head.startswith("if ") and rest.strip() == "raise NotPlain":
+        return f"if {condition} and ({head[3:]}):\n{rest}"
+    return text
+
+
 def negated(condition: str) -> str:
     """The source of `not condition`."""
     if re.fullmatch(r"not \w+", condition):
@@ -326,116 +728,49 @@ def negated(condition: str) -> str:
     return f"not {condition}" if re.fullmatch(r"\w+", condition) else f"not ({condition})"
 
 
-def _is_number(text: str) -> bool:
-    return text[:1].isdigit()
+# ---- translating -------------------------------------------------------------------------------------------
 
 
-def _number(text: str) -> int | None:
-    return int(text, 0) if _is_number(text) else None
+def draft_of(code: CodeSource, heads: Sequence[int], shortest: int = 3) -> Draft | None:
+    """A function of the traces at `heads`, or None if the first instructions have to stay with the step
+    engine.
 
-
-MAX_TRACE = 64  # instructions
-MAX_PAGES = 4  # pages of code: a TLB flush has to look each of them up again
-
-
-def build_trace(
-    fetch: Callable[[int], Insn], definition_of: Callable[[Insn], Definition | None], head: int, cpl: int
-) -> tuple[list[Step], bool, str]:
-    """Follow the code from `head`: straight on, through direct jumps and calls, back to `head` in a loop."""
-    steps: list[Step] = []
-    seen: set[int] = set()
-    returns: list[int] = []
-    pages: dict[int, int] = {}
-    ip = head
-    while len(steps) < MAX_TRACE and ip not in seen:
-        try:
-            insn = fetch(ip)
-        except (Fault, VmExit):
-            break
-        definition = definition_of(insn)
-        if definition is None or not definition.inline or insn.function is not definition.function:
-            break
-        if insn.ip + len(insn.raw) - 1 >> 12 != ip >> 12:
-            break
-        if ip >> 12 not in pages and len(pages) == MAX_PAGES:
-            break
-        operands_sized = fill(insn, definition, len(steps), cpl)
-        if operands_sized is None:
-            break
-        step = Step(insn, operands_sized)
-        jumps = [s.jump for s in operands_sized if s.jump[1]]
-        if len(jumps) > 1 or (jumps and not _jump_can_move(operands_sized)):
-            break
-        seen.add(ip)
-        steps.append(step)
-        pages[ip >> 12] = insn.page
-        if not jumps:
-            ip = step.follow = insn.next
-            continue
-        step.jump = jumps[0]
-        condition, target = step.jump
-        where = _number(target)
-        if condition:
-            if where == head:
-                step.follow = head
-                return steps, True, ""
-            if where is not None and where <= insn.ip:
-                return steps, False, ""  # an inner loop: its head gets a block of its own
-            ip = step.follow = insn.next
-        elif where is not None:
-            if where == head:
-                step.follow = head
-                return steps, True, ""
-            if any("store" in s.text or "tw[" in s.text for s in operands_sized):
-                returns.append(insn.next)  # a call
-            ip = step.follow = where
-        else:
-            if not returns:
-                return steps, False, target
-            ip = returns.pop()
-            if ip in seen:
-                return steps, False, target
-            step.follow = ip
-    end = f"{ip:#x}"
-    if steps and steps[-1].jump[0] and steps[-1].follow is None:
-        end = ""
-    return steps, False, end
-
-
-def _jump_can_move(statements: list[Statement]) -> bool:
-    """The branch is decided where the instruction ends: nothing behind it may change what it reads."""
-    at = next(n for n, statement in enumerate(statements) if statement.jump[1])
-    return not any(statement.stores & statements[at].uses for statement in statements[at + 1 :])
-
-
-class SourceLoader:
-    """Shows the lines of a block in tracebacks (linecache asks for it only then)."""
-
-    __slots__ = ("source",)
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def get_source(self, module: str) -> str:
-        """PEP 302."""
-        return self.source
-
-
-def translate(
-    fetch: Callable[[int], Insn], definition_of: Callable[[Insn], Definition | None], head: int, cpl: int,
-    shortest: int = 2,
-) -> Block | None:  # fmt: skip
-    """A block starting at `head`, or None if its first instructions have to stay with the step engine.
-
-    Runs of fewer than `shortest` instructions are not worth a call unless they jump.
+    A single run of fewer than `shortest` instructions up to one for the step engine is not worth a call.
     """
-    steps, loops, end = build_trace(fetch, definition_of, head, cpl)
-    if not steps or (len(steps) < shortest and not loops and not steps[0].jump[1]):
+    traces = build_traces(code, heads)
+    if not traces:
         return None
-    source, names = Emitter(steps, loops, end).emit()
-    filename = f"block {head:#x}"
-    namespace = {**names, "__name__": filename, "__loader__": SourceLoader(source)}
-    exec(compile(source, filename, "exec"), namespace)
-    ips = frozenset(step.insn.ip for step in steps)
-    pages = {step.insn.ip >> 12: step.insn.page for step in steps}
-    return Block(head, len(steps), namespace["block"], source, ips, pages)
+    first = traces[0]
+    short = len(first.steps) < shortest and first.stop is not None and not first.loops
+    if len(traces) == 1 and short:
+        return None
+    emitter = Emitter(traces, code.mode)
+    source = emitter.emit()
+    return Draft(
+        code=compile(source, f"block {first.head:#x}", "exec"),
+        recipes=tuple(emitter.recipes),
+        lines=emitter.at,
+        offsets=tuple(n for trace in traces for n in range(len(trace.steps))),
+        before=tuple(emitter.before),
+        heads=tuple(trace.head for trace in traces),
+        length=max(len(trace.steps) for trace in traces),
+        insns=tuple((step.insn.ip, step.insn.raw) for step in emitter.steps),
+        stops=tuple(trace.stop for trace in traces if trace.stop is not None),
+    )
+
+
+def build_traces(code: CodeSource, heads: Sequence[int]) -> list[Trace]:
+    """The traces at those of `heads` where one can begin."""
+    traces: list[Trace] = []
+    number = 0
+    for head in heads:
+        trace = build_trace(code, head, heads, number)
+        if trace is not None:
+            traces.append(trace)
+            number += len(trace.steps)
+    return traces
+
+
+def explained(code: CodeSource, heads: Sequence[int]) -> str:
+    """The source of the function of the traces at `heads`, each guest instruction above its statements."""
+    return Emitter(build_traces(code, heads), code.mode, explained=True).emit()

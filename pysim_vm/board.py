@@ -70,6 +70,7 @@ class BoardHooks:
     on_exit: Callable[[int], None]
     send_ipi: Callable[[IpiMessage], None]
     on_sleep: Callable[[int], None]
+    on_line: Callable[[int, bool], None] | None = None  # hears every interrupt line's changes
 
 
 @dataclass(slots=True)
@@ -150,6 +151,8 @@ def build_pc(devices: AxVmDevices, options: BoardOptions, hooks: BoardHooks) -> 
 
     def drive(number: int, level: bool) -> None:
         """An ISA wire ends at every interrupt controller."""
+        if hooks.on_line is not None:
+            hooks.on_line(number, level)
         for sink in sinks:
             sink(number, level)
 

@@ -9,12 +9,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from pysim_vm import __version__
+from pysim_vm.cli_records import add_commands, record_options
 from pysim_vm.cli_status import CommandError, ExitStatus
+from pysim_vm.cli_translations import add_translation_commands, engine_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,6 +106,14 @@ def cli() -> None:
 @click.option("--no-input", is_flag=True, help="Do not read standard input.")
 @click.option("--stop-on", default="", metavar="TEXT", help="Stop when the console has printed TEXT.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing when all went well.")
+@engine_options
+@click.option(
+    "--exit-path",
+    type=click.Choice(("short", "full")),
+    help="short: a device answers a plain exit in the middle of its instruction; full: every exit leaves it "
+    "[short].",
+)
+@record_options
 @common_options
 def run(
     guest: str,
@@ -120,6 +131,14 @@ def run(
     no_input: bool,
     stop_on: str,
     quiet: bool,
+    engine: str | None,
+    translation_cache: str | None,
+    exit_path: str | None,
+    record: str | None,
+    record_stores: bool,
+    record_instructions: bool,
+    record_limit: str | None,
+    record_compress: bool,
     as_json: bool,
     debug: bool,
     **machine: Any,
@@ -128,18 +147,32 @@ def run(
 
     The guest's console is this terminal; Ctrl-A x leaves, Ctrl-A h shows more.
     """
-    from pysim_vm.cli_machine import build_machine, parse_budget
+    from pysim_vm.cli_machine import EngineOptions, build_machine, parse_budget, size
     from pysim_vm.cli_run import RunOptions, run_machine
 
+    if record is None and (record_stores or record_instructions or record_limit or record_compress):
+        raise CommandError(ExitStatus.USAGE, "the options of a record need --record FILE")
+    if record is not None and trace == "instructions":
+        raise CommandError(
+            ExitStatus.USAGE, "--trace instructions with --record: record them with --record-instructions"
+        )
     if trace_file is not None and trace is None:
         raise CommandError(ExitStatus.USAGE, "--trace-file needs --trace exits or --trace instructions")
     options = RunOptions(
         budget=parse_budget(budget), trace=trace or "", trace_file=trace_file, screen=screen,
         registers=registers, as_json=as_json, quiet=quiet, output=output, log_file=log_file,
         input_file=input_file, type_text="".join(type_text), type_after=type_after, keys=keys,
-        stop_on=stop_on, read_stdin=not no_input,
+        stop_on=stop_on, read_stdin=not no_input, record=record, record_stores=record_stores,
+        record_instructions=record_instructions, record_compress=record_compress,
+        record_limit=None if record_limit is None else size("--record-limit", record_limit),
     )  # fmt: skip
-    built = build_machine(guest, _machine_options(machine))
+    chosen = _machine_options(machine)
+    if record is not None:
+        from pysim_vm.cli_rerun import command_of
+
+        options = replace(options, command=command_of(guest, chosen, options))
+    how = EngineOptions(engine, translation_cache, default_cache="on", exit_path=exit_path)
+    built = build_machine(guest, chosen, how)
     return run_machine(built, options, sys.stdout.buffer, sys.stderr)
 
 
@@ -287,13 +320,66 @@ def generate(
 
 
 @cli.command(context_settings=CONTEXT, short_help="A small guest from real mode to power off, and its exits.")
+@click.option("--record", metavar="FILE", help="Record every exit into FILE (see stat and trace).")
 @common_options
-def demo(as_json: bool, debug: bool) -> int:
+def demo(record: str | None, as_json: bool, debug: bool) -> int:
     """Take a small guest from real mode to the power switch and show every exit it took."""
     from pysim_vm.cli_demo import run_demo
 
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return run_demo(sys.stdout.buffer, sys.stderr, as_json=as_json, color=color)
+    return run_demo(sys.stdout.buffer, sys.stderr, as_json=as_json, color=color, record=record)
+
+
+@cli.command("kvm-compare", context_settings=CONTEXT, short_help="Run a guest here and on KVM, exit by exit.")
+@click.argument("guest", required=False)
+@machine_options
+@click.option("--limit", metavar="N", help="Exits to compare at most [100,000].")
+@click.option("--budget", metavar="N", help="Instructions our CPU runs at most, such as 20M.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Host time that each side may take.",
+)
+@click.option("--all", "show_all", is_flag=True, help="Show every exit, not only the beginning and the end.")
+@common_options
+def kvm_compare(
+    guest: str | None,
+    limit: str | None,
+    budget: str | None,
+    timeout: float,
+    show_all: bool,
+    as_json: bool,
+    debug: bool,
+    **machine: Any,
+) -> int:  # fmt: skip
+    """Run GUEST on this machine and on the host's KVM and hold their exits against each other.
+
+    Both sides get the same kind of devices. Without GUEST it is the guest of pysim-vm demo. Out of scope are
+    guests that poll a timer, as KVM counts no instructions; a timer that ends a HLT is fine.
+    """
+    from pysim_vm.cli_kvm import KvmOptions, compare_machines, demo_machine, refuse_shared_disks
+    from pysim_vm.cli_machine import build_machine, parse_budget
+    from pysim_vm.cli_machine import count as number
+
+    options = KvmOptions(
+        budget=parse_budget(budget), seconds=timeout, show_all=show_all, as_json=as_json,
+        **({} if limit is None else {"limit": number("--limit", limit)}),
+    )  # fmt: skip
+    chosen = _machine_options(machine)
+    refuse_shared_disks(chosen)
+
+    def build() -> Any:
+        return demo_machine() if guest is None else build_machine(guest, chosen)
+
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return compare_machines(build, options, sys.stdout, sys.stderr, color=color)
+
+
+add_commands(cli, common_options, CONTEXT)
+add_translation_commands(cli, machine_options, common_options, CONTEXT)
 
 
 def _machine_options(given: dict[str, Any]) -> Any:

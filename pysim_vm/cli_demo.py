@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -18,7 +18,8 @@ from isa.exits import (
     SysRegRead,
     SystemDown,
 )
-from pysim_vm.cli_status import ExitStatus
+from pysim_vm.cli_status import CommandError, ExitStatus
+from pysim_vm.cli_table import table_text
 from pysim_vm.cli_watch import ExitRecord, ExitTracer
 from pysim_vm.demo import (
     BUDGET,
@@ -30,6 +31,7 @@ from pysim_vm.demo import (
     image_path,
 )
 from pysim_vm.layout import ACPI_PM_CONTROL_PORT, COM1_PORT, PIC_MASTER_PORT, PIT_PORT
+from pysim_vm.record_format import RecordError
 from pysim_vm.report import exit_words, plural
 from pysim_vm.terminal import ConsoleOutput
 
@@ -89,9 +91,16 @@ LESSONS = (
 )
 
 
-def run_demo(stdout: BinaryIO, stderr: TextIO, *, as_json: bool = False, color: bool = False) -> int:
-    """Run the demo and show it; the exit code."""
+def run_demo(
+    stdout: BinaryIO, stderr: TextIO, *, as_json: bool = False, color: bool = False, record: str | None = None
+) -> int:
+    """Run the demo and show it; the exit code. `record` is the file for a record of it."""
     vm = build_demo()
+    if record is not None:
+        try:
+            vm.record(record)
+        except RecordError as error:
+            raise CommandError(ExitStatus.HOST_IO, f"--record: {error}") from error
     console = ConsoleOutput(stdout, "standard output", flush_always=True)
     lessons: dict[int, ExitRecord] = {}
 
@@ -106,6 +115,8 @@ def run_demo(stdout: BinaryIO, stderr: TextIO, *, as_json: bool = False, color: 
     tracer = ExitTracer(vm, note)
     reason = vm.run(BUDGET)
     tracer.close()
+    if vm.recorder is not None:
+        vm.recorder.close()
     status = ExitStatus.OK if isinstance(reason, SystemDown) else ExitStatus.INTERNAL
     instructions = vm.vcpu(0).retired
     rows = sorted(tracer.counts.items(), key=lambda item: (-item[1], item[0]))
@@ -127,11 +138,11 @@ def run_demo(stdout: BinaryIO, stderr: TextIO, *, as_json: bool = False, color: 
             f"{vm.now_ns() / 1e6:.1f} ms of guest time. Every VM exit it took:"
         )
         console.write(("\n" + head + "\n\n").encode())
-        console.write(_table(("exit", "answered by", "count"), table, color).encode())
+        console.write(table_text(("exit", "answered by", "count"), table, "llr", color=color).encode())
         console.write(b"\nA few of them, in order:\n\n")
         for number in sorted(lessons, key=lambda n: lessons[n].number):
-            record = lessons[number]
-            line = f"  #{record.number:<4} {exit_words(record.reason, record.value)}"
+            lesson = lessons[number]
+            line = f"  #{lesson.number:<4} {exit_words(lesson.reason, lesson.value)}"
             console.write(f"{line}\n        {LESSONS[number].words}\n".encode())
         console.write(f"\nNext: pysim-vm step {_near(image_path())} --load-address {ORIGIN:#x}\n".encode())
     console.flush()
@@ -147,30 +158,3 @@ def _near(path: Path) -> str:
     """The path as one would type it from here."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], color: bool) -> str:
-    """A table: rich's for a terminal, aligned columns for a file. The last column holds numbers."""
-    if color:
-        from io import StringIO
-
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
-        for n, title in enumerate(head):
-            table.add_column(
-                title, justify="right" if n == len(head) - 1 else "left", style=("cyan", "", "bold")[n]
-            )
-        for row in rows:
-            table.add_row(*row)
-        buffer = StringIO()
-        Console(file=buffer, force_terminal=True, width=100).print(table)
-        return buffer.getvalue()
-    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
-    lines = []
-    for row in (head, *rows):
-        cells = [cell.rjust(width) if n == len(head) - 1 else cell.ljust(width)
-                 for n, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
-        lines.append("  " + "  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"

@@ -51,6 +51,28 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How instructions are executed, which neither the guest nor a record can tell; None where not given.
+
+    `default_cache` is the translation cache where neither the command line nor a configuration names one.
+    """
+
+    engine: str | None = None
+    translation_cache: str | None = None
+    default_cache: str | None = None
+    exit_path: str | None = None
+
+    def settings(self) -> dict[str, str]:
+        """The keys of the [pysim] table that the command line gives."""
+        given = {
+            "engine": self.engine,
+            "translation_cache": self.translation_cache,
+            "exit_path": self.exit_path,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A VM that waits at its first instruction; `warnings` are sentences about the configuration."""
 
@@ -64,7 +86,7 @@ class Machine:
         return None if self.vm.plan is None else self.vm.plan.symbols
 
 
-def build_machine(path: str, options: MachineOptions) -> Machine:
+def build_machine(path: str, options: MachineOptions, how: EngineOptions | None = None) -> Machine:
     """The machine for a configuration, kernel, ROM, disk or raw image.
 
     Raises CommandError: LOAD for a guest file, CONFIG for a configuration or a setting, USAGE for options
@@ -72,8 +94,8 @@ def build_machine(path: str, options: MachineOptions) -> Machine:
     """
     try:
         if path.endswith(CONFIG_SUFFIX):
-            return _from_config(path, options)
-        return _from_image(path, options)
+            return _from_config(path, options, how or EngineOptions())
+        return _from_image(path, options, how or EngineOptions())
     except LoadError as error:
         raise CommandError(ExitStatus.LOAD, str(error)) from error
     except ConfigError as error:
@@ -82,7 +104,7 @@ def build_machine(path: str, options: MachineOptions) -> Machine:
         raise CommandError(ExitStatus.CONFIG, f"{path}: {error}") from error
 
 
-def _from_config(path: str, options: MachineOptions) -> Machine:
+def _from_config(path: str, options: MachineOptions, how: EngineOptions) -> Machine:
     for given, name in (
         (options.load_address, "--load-address"),
         (options.entry, "--entry"),
@@ -103,7 +125,9 @@ def _from_config(path: str, options: MachineOptions) -> Machine:
         raise CommandError(
             ExitStatus.USAGE, f"--memory: {path} lists its memory_regions; change the size there"
         )
-    settings = _settings(options)
+    settings = _settings(options) | how.settings()
+    if crate.pysim.translation_cache is None and how.default_cache is not None:
+        settings.setdefault("translation_cache", how.default_cache)
     checked = PysimConfig.from_keywords(settings)
     crate = replace(crate, pysim=replace(crate.pysim, **{key: getattr(checked, key) for key in settings}))
     kernel = crate.kernel
@@ -120,7 +144,7 @@ def _from_config(path: str, options: MachineOptions) -> Machine:
     return Machine(vm, f"VM[{vm.id()}] {vm.name()}: {description}", tuple(notes))
 
 
-def _from_image(path: str, options: MachineOptions) -> Machine:
+def _from_image(path: str, options: MachineOptions, how: EngineOptions) -> Machine:
     load_address = _number("--load-address", options.load_address)
     data = read_image(path)
     protocol = options.protocol or sniff(data, Path(path).name, load_address=load_address)
@@ -137,7 +161,9 @@ def _from_image(path: str, options: MachineOptions) -> Machine:
         mode=options.mode,  # type: ignore[arg-type]  # click offers no other
         symbols=options.symbols,
     )
-    settings = _settings(options)
+    settings = _settings(options) | how.settings()
+    if how.default_cache is not None:
+        settings.setdefault("translation_cache", how.default_cache)
     settings.setdefault("missing_device", "raise" if protocol in OWN_CODE else "gp")
     memory = settings.pop("memory", DEFAULT_MEMORY)
     roms = dict(_rom(text) for text in options.roms)
@@ -174,6 +200,9 @@ OPTION_OF: Final[Mapping[str, str]] = {
     "missing_device": "--missing-device",
     "output_limit": "--max-output",
     "platform": "--platform",
+    "engine": "--engine",
+    "exit_path": "--exit-path",
+    "translation_cache": "--translation-cache",
 }
 
 

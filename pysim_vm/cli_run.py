@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,8 @@ from pysim_vm.cli_machine import Machine, output_limit_words
 from pysim_vm.cli_status import CommandError, ExitStatus
 from pysim_vm.cli_watch import ExitRecord, ExitTracer, Stepper, trace_lines
 from pysim_vm.errors import DeviceFault
+from pysim_vm.record_format import RecordError
+from pysim_vm.recorder import DEFAULT_LIMIT, Recorder
 from pysim_vm.report import (
     exit_words,
     instruction_at,
@@ -60,6 +62,7 @@ FEED_SLICE: Final = 100_000  # between two looks at a pipe; also where scripted 
 RECENT: Final = 16  # instructions that a triple-fault report shows if they were traced
 ATTENTION: Final = 0  # vector of the exit by which this loop gets the CPU back
 WHOLE_RUN: Final = 1 << 62
+RECORD_SLICE: Final = 1_000_000  # between two moments at which a record is complete in its file
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,12 @@ class RunOptions:
     keys: str = "serial"
     stop_on: str = ""
     read_stdin: bool = True
+    record: str | None = None
+    record_stores: bool = False
+    record_instructions: bool = False
+    record_limit: int | None = None
+    record_compress: bool = False
+    command: Mapping[str, Any] | None = None  # for the record: what makes the same run again
 
 
 @dataclass(slots=True)
@@ -194,6 +203,7 @@ class Session:
             if self._log is not None:
                 vm.debug_console.listener = self._log.write
             vm.on_idle = self._idle
+            recorder = self._start_recording()
             interactive = raw_terminal(sys.stdin.fileno()) if self._interactive else contextlib.nullcontext()
             with _signals(self._signalled), interactive:
                 if self._scripted and self._type_after.seen:
@@ -207,11 +217,36 @@ class Session:
                 self._trace_stream.flush()
             except (OSError, ValueError) as error:
                 failure = self._trace_failure(error)
+            if recorder is not None:
+                recorder.close()
+                if recorder.failed:
+                    failure = failure or recorder.stopped
+                elif recorder.stopped:
+                    self._tell([f"pysim-vm: {recorder.stopped}"])
         failure = failure or (self._console.failure if self._console is not None else "")
         failure = failure or (self._log.failure if self._log is not None else "")
         if failure and outcome.status != ExitStatus.HOST_IO:
             outcome = Outcome(ExitStatus.HOST_IO, failure, "host-io", outcome.reason)
         return outcome
+
+    def _start_recording(self) -> Recorder | None:
+        """The recorder of --record, closed with the other files whatever happens."""
+        options = self._options
+        if options.record is None:
+            return None
+        try:
+            recorder = self.vm.record(
+                options.record,
+                stores=options.record_stores,
+                instructions=options.record_instructions,
+                limit=DEFAULT_LIMIT if options.record_limit is None else options.record_limit,
+                compress=options.record_compress,
+                command=options.command,
+            )
+        except RecordError as error:
+            raise CommandError(ExitStatus.HOST_IO, f"--record: {error}") from error
+        self._files.callback(recorder.close)
+        return recorder
 
     def _run_traced(self) -> Outcome:
         if self._options.trace == "instructions":
@@ -234,6 +269,8 @@ class Session:
         length = KEY_SLICE if self._interactive else FEED_SLICE
         if self._stdin is None and not self._scripted:
             length = WHOLE_RUN
+        if self._options.record is not None:
+            length = min(length, RECORD_SLICE)
         while True:
             if self._stop is not None:
                 return self._stop
@@ -596,7 +633,7 @@ def outcome_dict(machine: Machine, outcome: Outcome, options: RunOptions) -> dic
         "console_dropped": vm.console.dropped,
         "debug_console": vm.debug_console.text(),
         "registers": registers_dict(cpu),
-        "warnings": list(machine.warnings),
+        "warnings": [*machine.warnings, *_cache_notes(machine)],
     }
     if outcome.triple_fault is not None:
         document["triple_fault"] = outcome.triple_fault
@@ -605,12 +642,19 @@ def outcome_dict(machine: Machine, outcome: Outcome, options: RunOptions) -> dic
     return document
 
 
+def _cache_notes(machine: Machine) -> list[str]:
+    """What went wrong with the translation cache."""
+    cache = machine.vm.translation_cache
+    return [] if cache is None else cache.notes
+
+
 def run_machine(machine: Machine, options: RunOptions, stdout: BinaryIO, stderr: TextIO) -> int:
     """Run a machine and show what came of it; the exit code. CommandError for host files that fail."""
     for warning in machine.warnings:
         stderr.write(f"pysim-vm: warning: {warning}\n")
     session = Session(machine, options, stdout, stderr)
     outcome = session.run()
+    machine.vm.keep_translations()
     if options.stop_on and outcome.kind not in ("stop-on", "interrupted", "host-io"):
         outcome.sentence = f"the console never printed {options.stop_on!r}: {outcome.sentence}"
         outcome.status, outcome.kind = ExitStatus.TEXT_MISSING, "text-missing"
@@ -627,6 +671,7 @@ def run_machine(machine: Machine, options: RunOptions, stdout: BinaryIO, stderr:
         dropped = output_limit_words(machine.vm)
         if dropped:
             stderr.write(f"pysim-vm: {dropped}\n")
+    stderr.writelines(f"pysim-vm: warning: {note}\n" for note in _cache_notes(machine))
     if not options.as_json:
         stderr.writelines(f"{line}\n" for line in outcome.details)
         if options.registers and not outcome.details:

@@ -25,7 +25,9 @@ class ExitStatus(IntEnum):
     DEVICE = 88, "no device answered an access, or a device failed"
     HALTED = 90, "the CPU sleeps in HLT and nothing can wake it"
     UNANSWERED = 92, "an exit that nobody here answers"
+    UNAVAILABLE = 94, "KVM is not there, may not be used, or cannot run this guest"
     TEXT_MISSING = 96, "the run ended before the console had printed the text of --stop-on"
+    DIFFERENT = 98, "kvm-compare found a difference between the two CPUs, or diff one between two records"
     INTERRUPTED = 130, "a signal from outside ended the run"
 
     meaning: str

@@ -23,8 +23,7 @@ from isa.exits import (
     SysRegWrite,
 )
 from isa.faults import Fault
-from isa.memory import WRITE
-from isa.mmu import Tlb
+from pysim_vm.cpu_watch import CpuWatcher, unwatch, watch
 from pysim_vm.report import (
     Change,
     changes,
@@ -37,6 +36,7 @@ from pysim_vm.report import (
     vector_words,
 )
 from pysim_vm.symbols import SymbolTable
+from pysim_vm.trace_words import NOBODY, sentence
 from pysim_vm.vcpu import VCpu
 from pysim_vm.vm import AxVM
 
@@ -59,9 +59,11 @@ class ExitRecord:
 
     def line(self) -> str:
         """`#12 @1,234 0x7c31: OUT 0x3f8 <- 'H' (0x48): I/O exit, answered by uart16550`."""
-        words = exit_words(self.reason, self.value)
-        by = f", answered by {' and '.join(self.answered_by)}" if self.answered_by else ""
-        return f"#{self.number:,} @{self.retired:,} {self.where}: {words}: {exit_kind(self.reason)}{by}"
+        return f"#{self.number:,} @{self.retired:,} {self.where}: {self.words()}"
+
+    def words(self) -> str:
+        """`OUT 0x3f8 <- 'H' (0x48): I/O exit, answered by uart16550`."""
+        return sentence(exit_words(self.reason, self.value), exit_kind(self.reason), self.answered_by)
 
     def as_dict(self) -> dict[str, object]:
         """The exit for JSON: numbers that may exceed 2**53 as hexadecimal text."""
@@ -121,7 +123,7 @@ class ExitTracer:
             return
         base, size = _target(record.reason)
         if name not in record.answered_by:
-            record.answered_by.append(name if name != "none" else "nobody, an open bus")
+            record.answered_by.append(name if name != "none" else NOBODY)
         if direction == "read":
             record.value = (record.value or 0) | value << 8 * (address - base)
         if kind is BusKind.SYS_REG or (address == base and width == size):
@@ -233,7 +235,7 @@ class StepRecord:
         }
 
 
-class Stepper:
+class Stepper(CpuWatcher):
     """Single-steps vCPU 0 of a VM and says what each step did.
 
     `details` also compares all registers and notes every store, which a plain instruction trace does not
@@ -247,14 +249,12 @@ class Stepper:
         self._symbols = symbols
         self._details = details
         self._record = StepRecord(0, "", 0, "", b"", "")
-        self._watched_class = type(self._cpu)
         self._exits = ExitTracer(vm, self._note_exit, symbols)
-        self._cpu.__class__ = _watched(self)
-        self._cpu.forget_writes()
+        self._unwatched = watch(self._cpu, self)
 
     def close(self) -> None:
         """Stop watching."""
-        self._cpu.__class__ = self._watched_class
+        unwatch(self._cpu, self._unwatched)
         self._exits.close()
 
     @property
@@ -286,56 +286,25 @@ class Stepper:
 
     # What the watched CPU reports
 
-    def saw_fault(self, fault: Fault) -> None:
+    def saw_fault(self, cpu: Cpu, fault: Fault) -> None:
         """An exception is about to be delivered."""
         if not fault.is_trap or fault.vector == 1:
             self._record.executed = False
         self._record.events.append(f"exception {fault} goes to vector {vector_words(fault.vector)}")
 
-    def saw_interrupt(self, vector: int) -> None:
+    def saw_interrupt(self, cpu: Cpu, vector: int) -> None:
         """An external interrupt or NMI is about to be delivered."""
         self._record.executed = False
         self._record.interrupt = True
         self._record.events.append(f"interrupt, vector {vector_words(vector)}")
 
-    def saw_store(self, store: Store) -> None:
+    def saw_store(self, cpu: Cpu, gpa: int, linear: int, size: int, value: int, before: bytes) -> None:
         """RAM was written."""
         if len(self._record.stores) < STORES_SHOWN:
-            self._record.stores.append(store)
+            old = int.from_bytes(before, "little")
+            self._record.stores.append(Store(linear, gpa, size, old, value))
         else:
             self._record.more_stores += 1
-
-
-def _watched(stepper: Stepper) -> type[Cpu]:
-    """A Cpu that tells `stepper` of events and stores. It adds no state, so a live Cpu can become one."""
-
-    class WatchedCpu(Cpu):
-        """The CPU under the glass."""
-
-        __slots__ = ()
-
-        def _take(self, fault: Fault) -> ExitReason | None:
-            stepper.saw_fault(fault)
-            return super()._take(fault)
-
-        def _interrupt(self, vector: int) -> ExitReason | None:
-            stepper.saw_interrupt(vector)
-            return super()._interrupt(vector)
-
-        def _physical_store(
-            self, gpa: int, size: int, value: int, linear: int, reads: Tlb, writes: Tlb
-        ) -> None:
-            host = self.memory.host_page(gpa, WRITE)
-            before = 0
-            if host is not None:
-                at = host + (gpa & 0xFFF)
-                before = int.from_bytes(self.ram[at : at + size], "little")
-            super()._physical_store(gpa, size, value, linear, reads, writes)
-            writes.pop(linear >> 12, None)
-            if host is not None:
-                stepper.saw_store(Store(linear, gpa, size, before, value))
-
-    return WatchedCpu
 
 
 def step_lines(record: StepRecord) -> list[str]:
@@ -368,5 +337,4 @@ def trace_lines(record: StepRecord) -> list[str]:
 
 def exit_line(record: ExitRecord) -> str:
     """An exit inside a step: its place is known there."""
-    by = f", answered by {' and '.join(record.answered_by)}" if record.answered_by else ""
-    return f"#{record.number:,}: {exit_words(record.reason, record.value)}: {exit_kind(record.reason)}{by}"
+    return f"#{record.number:,}: {record.words()}"

@@ -25,6 +25,7 @@ from pysim_vm.layout import DEBUG_EXIT_PORT, FOUR_GIB, MIB, PCI_HOLE_BASE
 
 BUDGET_UNLIMITED: Final = (1 << 63) - 1  # centuries of guest time
 DEFAULT_OUTPUT_LIMIT: Final = 16 * MIB
+DEFAULT_CACHE_LIMIT: Final = 256 * MIB  # of translations: Debian's kernel up to its shell leaves 34 MiB
 
 
 GUEST_TYPES: Final = {
@@ -170,8 +171,9 @@ class VMDevicesConfig:
 class PysimConfig:
     """The table [pysim]: what only this machine has. axvm's own tools ignore it.
 
-    `memory` and `output_limit` are bytes; `cpu_features` are changes to the CPU's default features, levels
-    already spelled out; `rtc_start` is None for the clock chip's own start date.
+    `memory`, `output_limit` and `translation_cache_limit` are bytes; `cpu_features` are changes to the CPU's
+    default features, levels already spelled out; `rtc_start` is None for the clock chip's own start date;
+    `translation_cache` is "on", "off", a directory, or None for what the one who runs the VM likes best.
     """
 
     memory: int | None = None
@@ -179,7 +181,10 @@ class PysimConfig:
     missing_device: str = "raise"
     ns_per_instruction: int = 64
     tsc_hz: int = 1_000_000_000
-    engine: str = "step"
+    engine: str = "auto"
+    exit_path: str = "short"
+    translation_cache: str | None = None
+    translation_cache_limit: int = DEFAULT_CACHE_LIMIT
     seed: int = 0
     cpu_features: tuple[str, ...] = ()
     budget_instructions: int = BUDGET_UNLIMITED

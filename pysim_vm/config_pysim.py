@@ -25,6 +25,8 @@ TSC_HZ_MAX: Final = 1_000_000_000_000
 
 PLATFORMS: Final = ("none", "pc")
 ENGINES: Final = ("step", "block", "auto")
+EXIT_PATHS: Final = ("short", "full")
+CACHE_WORDS: Final = ("on", "off")
 
 
 # The least that boots Linux and glibc; the other levels are the default set, all that the silicon has, and
@@ -100,6 +102,9 @@ def read_pysim(table: Table) -> PysimConfig:
         "ns_per_instruction": table.integer("ns_per_instruction", 1, NS_PER_INSTRUCTION_MAX),
         "tsc_hz": table.integer("tsc_hz", 1, TSC_HZ_MAX),
         "engine": table.word("engine", ENGINES),
+        "exit_path": table.word("exit_path", EXIT_PATHS),
+        "translation_cache": _read_cache(table),
+        "translation_cache_limit": _read_size(table, "translation_cache_limit", MIB, RAM_MAX),
         "seed": table.integer("seed"),
         "cpu_features": _read_cpu_features(table),
         "budget_instructions": table.integer("budget_instructions", 1, BUDGET_UNLIMITED),
@@ -110,6 +115,17 @@ def read_pysim(table: Table) -> PysimConfig:
         "debug_exit_port": table.integer("debug_exit_port", 0, PORT_SPACE - DEBUG_EXIT_PORT_COUNT),
     }
     return PysimConfig(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _read_cache(table: Table) -> str | None:
+    """ "on", "off" or a directory. A path has a "/", so that a slip of the pen makes no directory."""
+    key = "translation_cache"
+    value = table.get(key, str, '"on"')
+    if value is None or value in CACHE_WORDS or "/" in value:
+        return value
+    message = f'{show(value)} is neither on nor off nor a path with a "/"; write one of them'
+    table.error(key, message, nearest(value, CACHE_WORDS))
+    return None
 
 
 def _read_cpu_features(table: Table) -> tuple[str, ...] | None:

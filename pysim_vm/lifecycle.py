@@ -21,6 +21,7 @@ __all__ = [
     "VmStatus",
     "accepts_interrupts",
     "check_vcpu_transition",
+    "is_vcpu_step",
     "vcpu_transition",
     "vm_transition",
 ]
@@ -79,6 +80,11 @@ def vcpu_transition(state: VCpuState, action: VCpuAction | str, who: str = "vCPU
     allowed = [source.name for source, step in VCPU_TRANSITIONS if step is action]
     wanted = next(end for (_, step), end in VCPU_TRANSITIONS.items() if step is action)
     raise InvalidTransition(state.name, wanted.name, action.value, who=who, allowed=allowed)
+
+
+def is_vcpu_step(source: VCpuState, target: VCpuState) -> bool:
+    """Whether a vCPU in `source` may go to `target`, or both are the same: work done in one state."""
+    return (source, target) in _VCPU_STEPS or source is target
 
 
 def check_vcpu_transition(state: VCpuState, source: VCpuState, target: VCpuState, who: str = "vCPU") -> None:

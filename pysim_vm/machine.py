@@ -84,6 +84,9 @@ def vm_from_config(config: PathLike | AxVMCrateConfig) -> AxVM:
     on_board = crate.pysim.platform == "pc"
     if plan.protocol == "firmware" and on_board and not crate.pysim.cpu_features:
         settings.pysim = replace(crate.pysim, cpu_features=FIRMWARE_FEATURES)
+    cache = settings.pysim.translation_cache
+    if cache is not None and "/" in cache and not cache.startswith("~"):
+        settings.pysim = replace(settings.pysim, translation_cache=str(crate.resolve(cache)))
     disk = crate.kernel.disk_path if on_board else None
     disks = (_disk(crate.resolve(disk)),) if disk else ()
     return AxVM(settings, plan=plan, disks=disks)

@@ -88,6 +88,7 @@ class Registers:
         cpu = self._cpu
         name = name.lower()
         self[name]  # KeyError for an unknown name
+        cpu.request_attention()  # a device may do it while it answers: the instruction starts again with them
         if name in _WHOLE:
             bits = 128 if "mm" in name else 64
             setattr(cpu, name, value & (1 << bits) - 1)
@@ -122,8 +123,7 @@ class Registers:
 
     def _left_instruction(self) -> None:
         """RIP was moved: what the VM answered to the instruction there is not for the next one."""
-        self._cpu.answers.clear()
-        self._cpu.cursor = 0
+        self._cpu.forget_answers()
 
     def __getattr__(self, name: str) -> int:
         try:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from isa.cpu import Cpu
+from isa.cpu import Cpu, load_hint
 from isa.exits import ExitReason, IoRead, MmioRead, SysRegRead
 from isa.state import CR0_ET, CR0_PE, M64, RFLAGS_FIXED, Segment
 from pysim_vm.boot_plan import CpuStart
 from pysim_vm.errors import AxError, AxErrorKind
-from pysim_vm.lifecycle import VCpuState, check_vcpu_transition
+from pysim_vm.exit_kinds import IO_READ, MMIO_READ, SYS_REG_READ
+from pysim_vm.lifecycle import VCpuState, check_vcpu_transition, is_vcpu_step
 from pysim_vm.registers import Registers
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_READS = (IoRead, MmioRead, SysRegRead)
 # GPR numbers of set_gpr: rax rcx rdx rbx (rsp unused) rbp rsi rdi r8 ... r15 (x86_vcpu)
 _GPR_ORDER = ("rax", "rcx", "rdx", "rbx", "", "rbp", "rsi", "rdi",
               "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")  # fmt: skip
@@ -34,7 +36,12 @@ class VcpuSnapshot:
 
 
 class VCpu:
-    """One virtual CPU. `regs` are its registers, `retired` its virtual time in instructions."""
+    """One virtual CPU. `regs` are its registers, `retired` its virtual time in instructions.
+
+    `answering` is the kind of exit that a device answers the short way right now, in the middle of the
+    instruction (exit_kinds), or -1. For the device that is as on the full way: the vCPU is Ready, and what is
+    done to it here takes the exit there.
+    """
 
     def __init__(
         self, vm: AxVM, vcpu_id: int, cpu: Cpu, favor_phys_cpu: int = 0, phys_cpu_set: int | None = None
@@ -45,6 +52,7 @@ class VCpu:
         self._favor_phys_cpu = favor_phys_cpu
         self._phys_cpu_set = phys_cpu_set
         self._state = VCpuState.Created
+        self.answering = -1
         self._read_exit: IoRead | MmioRead | SysRegRead | None = None  # the exit that set_gpr may answer
         self._hypercall: tuple[int, int] | None = None  # RIP and time of one that waits for its result
         self.regs = Registers(cpu)
@@ -88,26 +96,33 @@ class VCpu:
 
     def state(self) -> VCpuState:
         """Where the vCPU is in its life."""
-        return self._state
+        return self._state if self.answering < 0 else VCpuState.Ready
 
     def set_state(self, state: VCpuState) -> None:
         """Set the state without a check (axvcpu marks it unsafe)."""
         self._state = state
+        if self.answering >= 0:
+            self.cpu.request_attention()
 
     def transition_state(self, source: VCpuState, target: VCpuState) -> None:
         """source -> target; BadState, and nothing changed, if the vCPU is not in `source`."""
-        check_vcpu_transition(self._state, source, target, self._who())
-        self._state = target
+        self._check_transition(source, target)
+        self.set_state(target)
+
+    def _check_transition(self, source: VCpuState, target: VCpuState) -> None:
+        state = self.state()
+        if state is not source or not is_vcpu_step(source, target):
+            check_vcpu_transition(state, source, target, self._who())
 
     def with_state_transition(self, source: VCpuState, target: VCpuState, work: Callable[[], T]) -> T:
         """Do `work` and go source -> target; a failing `work` makes the vCPU Invalid."""
-        check_vcpu_transition(self._state, source, target, self._who())
+        self._check_transition(source, target)
         try:
             result = work()
         except BaseException:
-            self._state = VCpuState.Invalid
+            self.set_state(VCpuState.Invalid)
             raise
-        self._state = target
+        self.set_state(target)
         return result
 
     def manipulate_arch_vcpu(self, source: VCpuState, target: VCpuState, work: Callable[[Cpu], T]) -> T:
@@ -141,13 +156,16 @@ class VCpu:
 
     def run(self, until: int) -> ExitReason:
         """Ready -> Running -> Ready: execute until `until` instructions are retired or an exit is due."""
-        self.transition_state(VCpuState.Ready, VCpuState.Running)
+        if self._state is not VCpuState.Ready:
+            self._check_transition(VCpuState.Ready, VCpuState.Running)
+        self._state = VCpuState.Running
         try:
             reason = self.cpu.run(until)
-            self._read_exit = reason if isinstance(reason, IoRead | MmioRead | SysRegRead) else None
+            self._read_exit = reason if isinstance(reason, _READS) else None
             return reason
         except BaseException:
             self._state = VCpuState.Invalid
+            self.answering = -1
             raise
         finally:
             if self._state is VCpuState.Running:
@@ -166,14 +184,24 @@ class VCpu:
         After a read exit, set_gpr of the register that the exit names (0 for a port) answers it, as in axvm:
         the instruction puts `value` there in its own width.
         """
-        exit_ = self._read_exit
-        if exit_ is not None and reg == (0 if isinstance(exit_, IoRead) else exit_.reg):
+        if reg == self._answer_register():
             self.complete(value)
             return
         name = _GPR_ORDER[reg] if 0 <= reg < len(_GPR_ORDER) else ""
         if not name:
             raise AxError(AxErrorKind.InvalidInput, f"set_gpr: no register number {reg} (0-15 without 4)")
         setattr(self.cpu, name, value & M64)
+        self.cpu.request_attention()
+
+    def _answer_register(self) -> int | None:
+        """The number of the register by which set_gpr answers a read exit; None where there is none."""
+        if self.answering >= 0:
+            if self.answering == MMIO_READ:
+                hint = load_hint(self.cpu.code[self.cpu.rip])
+                return None if hint is None else hint[0]
+            return 0 if self.answering in (IO_READ, SYS_REG_READ) else None
+        exit_ = self._read_exit
+        return None if exit_ is None else 0 if isinstance(exit_, IoRead) else exit_.reg
 
     def expect_return_value(self) -> None:
         """A Hypercall goes to the caller: the next run wants its result."""
@@ -195,6 +223,7 @@ class VCpu:
             self.cpu.complete(value & M64)
         else:
             self.cpu.rax = value & M64
+            self.cpu.request_attention()
 
     def set_entry(self, entry: int) -> None:
         """Where the vCPU starts, before `setup` or again after CpuUp: axvm's real-mode entry."""

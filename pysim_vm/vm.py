@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from devices.base import DeviceError, IrqLine
 from devices.block import BlockBackend
-from devices.bus import BusError
+from devices.bus import BusError, BusKind
 from devices.clock import VirtualClock
 from devices.contract import EmulatedDeviceConfig
 from devices.local_apic import DeliveryMode, IpiMessage, Shorthand, SysRegFault
@@ -47,6 +47,7 @@ from isa.faults import GeneralProtection
 from isa.memory import MemoryMapError, PhysicalMemory
 from isa.msr import is_canonical
 from isa.state import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, M64
+from isa.stepping import plain_functions, step_plainly
 from pysim_vm.address_space import AddrSpace
 from pysim_vm.axtypes import (
     MappingFlags,
@@ -61,13 +62,27 @@ from pysim_vm.boot_plan import BootPlan, CpuStart
 from pysim_vm.config import AxVMConfig
 from pysim_vm.emulated import build_emulated, rows_of_virtual
 from pysim_vm.errors import AxError, AxErrorKind, DeviceFault, InvalidConfig, ResourceConflict
+from pysim_vm.exit_kinds import (
+    ANSWERED,
+    IO_READ,
+    MMIO_READ,
+    NAMES,
+    SYS_REG_READ,
+    fields_of,
+    kind_of,
+)
 from pysim_vm.hal import AxVMHal, DefaultHal
 from pysim_vm.layout import PCI_HOLE_BASE
 from pysim_vm.lifecycle import VCpuState, VmStatus, accepts_interrupts, vm_transition
+from pysim_vm.short_exits import EXIT_CHUNK, LOG_SLICE, ExitRow, Outcome, ShortExits
+from pysim_vm.stepping import Steps
+from pysim_vm.translation_cache import WRITE_FROM, cache_for
 from pysim_vm.vcpu import VCpu, VcpuSnapshot
 
 if TYPE_CHECKING:
     from pysim_vm.loader import LoadOptions
+    from pysim_vm.recorder import Recorder
+    from pysim_vm.trace import Trace
 
 T = TypeVar("T")
 
@@ -76,6 +91,9 @@ GUEST_SPACE_SIZE = 0x7FFF_FFFF_F000
 IDLE_EVENTS = 100_000  # timer events in a row that do not wake a halted vCPU before run_vcpu gives up
 ISA_LINES = 16  # of the two 8259s
 IDENTICAL_ALIGN = 0x20_0000  # where axvisor lets host-chosen regions begin: 2 MiB pages map them
+
+READ_KINDS = (MMIO_READ, IO_READ, SYS_REG_READ)
+BUS_OF = (BusKind.MMIO, BusKind.MMIO, BusKind.PORT, BusKind.PORT, BusKind.SYS_REG, BusKind.SYS_REG)
 
 
 class GuestRam:
@@ -144,13 +162,18 @@ class AxVM:
         self._status = VmStatus.Ready
         self.stop_reason: StopReason | None = None
         self.exit_code: int | None = None  # what the guest wrote to isa-debug-exit
-        self.exit_counts: Counter[str] = Counter()
-        self.on_exit: Callable[[VCpu, ExitReason], None] | None = None
+        self._exit_counts: Counter[str] = Counter()
+        self._on_exit: Callable[[VCpu, ExitReason], None] | None = None
+        self._exit_log: list[ExitRow] | None = None
+        self.exit_sink: Callable[[list[ExitRow]], None] | None = None  # takes the rows of `exit_log`
         self.on_idle: Callable[[int], None] | None = None
         self._down: ExitReason | None = None  # the machine is off: every run returns it
         self._waiting: deque[ExitReason] = deque()  # for the caller, once the instruction is over
         self._reset_requested = False
         self._current_vcpu: VCpu | None = None
+        self._until = -1  # where the running CPU stops; -1 outside of it
+        self._value = 0  # what a device answered to the last read on the full way
+        self.recorder: Recorder | None = None
         self._skipped_ns = 0
         options = config.pysim
         self.ns_per_instruction = options.ns_per_instruction
@@ -191,6 +214,9 @@ class AxVM:
         self._features = features
         cpu = Cpu(self.memory, features, CpuId(features, tsc_hz=options.tsc_hz))
         cpu.use_blocks = options.engine != "step"
+        wanted = options.translation_cache if cpu.use_blocks else None
+        self.translation_cache = cache_for(wanted, options.translation_cache_limit, features)
+        cpu.drafts = self.translation_cache
         self._tsc_hz = options.tsc_hz
         cpu.tsc = self._tsc
         self._seed = options.seed & M64
@@ -201,7 +227,12 @@ class AxVM:
         self._devices = AxVmDevices(
             AxVmDeviceConfig(tuple(config.emu_devices())), missing_device=options.missing_device
         )
+        self._short = ShortExits(self._vcpus[0], self._devices)
         self._devices.mmio.on_change = self._mmio_changed
+        self._devices.port.on_change = self._devices.sys_reg.on_change = self._short.forget
+        self._devices.on_policy = self._choose_exit_path
+        self.clock.on_change = self._deadline_added
+        self._choose_exit_path()
         cpu.msr_intercepted = lambda index: self._devices.sys_reg.find(index) is not None
         self._hooks = self._board_hooks()
         self.board: PcBoard | None = self._build_board(self._hooks) if options.platform == "pc" else None
@@ -357,6 +388,7 @@ class AxVM:
             on_exit=self._guest_exit,
             send_ipi=self._send_ipi,
             on_sleep=self._sleep,
+            on_line=self._short.on_line,
         )
 
     def _build_board(self, hooks: BoardHooks) -> PcBoard:
@@ -469,7 +501,7 @@ class AxVM:
 
     def _build_rows(self, rows: Iterable[EmulatedDeviceConfig]) -> None:
         io_apic = None if self.board is None else self.board.io_apic
-        pin = None if io_apic is None else io_apic.set_irq
+        pin = None if io_apic is None else self._noted(io_apic.set_irq)
         build_emulated(self._devices, rows, self._hooks, self._wire, pin, self._registry)
 
     def irq_line(self, number: int, owner: object) -> IrqLine:
@@ -497,7 +529,16 @@ class AxVM:
 
     def _wire(self, number: int) -> IrqLine:
         """The board's interrupt line `number`; without a board one that ends nowhere."""
-        return IrqLine(None, number) if self.board is None else self.board.line(number)
+        return IrqLine(self._short.on_line, number) if self.board is None else self.board.line(number)
+
+    def _noted(self, sink: Callable[[int, bool], None]) -> Callable[[int, bool], None]:
+        """`sink`, its lines being part of the exit log."""
+
+        def drive(number: int, level: bool) -> None:
+            self._short.on_line(number, level)
+            sink(number, level)
+
+        return drive
 
     def hal(self) -> AxVMHal:
         """The host services."""
@@ -534,6 +575,8 @@ class AxVM:
     def set_vm_status(self, status: VmStatus) -> None:
         """Set the status without a check, as axvm 0.2's: for a manager that keeps its own rules."""
         self._status = status
+        if self._current_vcpu is not None:
+            self._current_vcpu.cpu.request_attention()
 
     def running(self) -> bool:
         """True after `boot` until it stops."""
@@ -581,6 +624,7 @@ class AxVM:
             self._status = self._next_status("parked")
         elif self._status is VmStatus.Stopping:
             self._status = self._next_status("finish_stop")
+            self.keep_translations()
 
     def resume(self) -> None:
         """Paused -> Running."""
@@ -617,6 +661,11 @@ class AxVM:
         self.clock.clear()
         self._release_memory()
         self._status = self._next_status("finish_destroy")
+
+    def keep_translations(self, at_least: int = 1) -> None:
+        """Write what the block engine translated to the cache, if it has one and `at_least` so many wait."""
+        if self.translation_cache is not None:
+            self.translation_cache.flush(at_least)
 
     def _refuse_while_running(self, what: str) -> None:
         if self._current_vcpu is not None:
@@ -689,12 +738,25 @@ class AxVM:
         vcpu.refuse_unanswered_hypercall()
         retired = vcpu.cpu.retired
         limit = self._budget if budget is None else min(self._budget, retired + budget)
-        return self._bound(vcpu, lambda: self._exit_loop(vcpu, limit))
+        try:
+            return self._bound(vcpu, lambda: self._exit_loop(vcpu, limit))
+        finally:
+            self._drain_log(1)
+            self.keep_translations(WRITE_FROM)
 
     def step_vcpu(self, vcpu_id: int) -> ExitReason | None:
-        """Run one instruction with its exits; the last exit it took, or None."""
+        """Run one instruction with its exits; the last exit it took, or None. `steps` is for many."""
         last: list[ExitReason] = []
         vcpu = self.vcpu(vcpu_id)
+        cpu = vcpu.cpu
+        if (
+            self._current_vcpu is None
+            and vcpu.state() is VCpuState.Free
+            and self._may_run()
+            and cpu.retired + 1 < self._next_stop(cpu, self._budget)
+            and step_plainly(cpu, plain_functions())
+        ):
+            return None
         outer = self.on_exit
 
         def note(source: VCpu, reason: ExitReason) -> None:
@@ -745,23 +807,178 @@ class AxVM:
                 if self._reset_requested:
                     self._do_reset()
                 if self._down is not None:
-                    return self._down
+                    return self._noted_news(vcpu, self._down)
                 if self._waiting:
-                    return self._waiting.popleft()
+                    return self._noted_news(vcpu, self._waiting.popleft())
                 if not self._may_run():
                     return Nothing()
-            reason = vcpu.run(self._next_stop(cpu, limit))
+            until = self._next_stop(cpu, limit)
+            if self._exit_log is not None:
+                self._drain_log(EXIT_CHUNK)
+                until = min(until, cpu.retired + LOG_SLICE)
+            self._until = until
+            try:
+                reason = vcpu.run(until)
+            finally:
+                self._until = -1
             if reason.__class__ is Budget:
                 self._fire_timers()
                 if cpu.retired >= limit and not self._has_news():
                     return reason
+            elif self._short.outcome is not None:
+                self._settle(vcpu, reason, self._short.outcome)
             else:
-                name = reason.__class__.__name__
-                self.exit_counts[name] += 1
-                if self.on_exit is not None:
-                    self.on_exit(vcpu, reason)
-                if not self._answer(vcpu, reason):
+                self._exit_counts[reason.__class__.__name__] += 1
+                if self._exit_log is not None:
+                    answered = self._answer_logged(vcpu, reason, self._exit_log)
+                else:
+                    if self._on_exit is not None:
+                        self._on_exit(vcpu, reason)
+                    answered = self._answer(vcpu, reason)
+                if not answered:
                     return reason
+
+    def _settle(self, vcpu: VCpu, reason: ExitReason, outcome: Outcome) -> None:
+        """An exit was taken the short way and more came of it than an answer: on as on the full way."""
+        self._short.outcome = None
+        cpu = vcpu.cpu
+        rip, cpu.rip = cpu.rip, outcome.rip
+        try:
+            if outcome.error is None:
+                vcpu.complete(outcome.value)
+            elif isinstance(outcome.error, DeviceError):
+                self._device_error(vcpu, reason, outcome.error)
+            else:
+                raise outcome.error
+        finally:
+            if self._exit_log is not None:
+                kind = kind_of(reason)
+                address, width, data = fields_of(reason)
+                value = outcome.value if kind in READ_KINDS else data
+                self._exit_log.append(
+                    (cpu.retired, vcpu.id(), rip, kind, address, width, value, outcome.device, outcome.raised)
+                )
+
+    def _answer_logged(self, vcpu: VCpu, reason: ExitReason, log: list[ExitRow]) -> bool:
+        """`_answer` with an entry in the log afterwards, whatever comes of it."""
+        cpu = vcpu.cpu
+        retired, rip, kind = cpu.retired, cpu.rip, kind_of(reason)
+        address, width, value = fields_of(reason)
+        skipped = self._skipped_ns  # the value of a HLT is the virtual time it skips, which no other row has
+        device = -1
+        if kind < ANSWERED:
+            answering = self._devices.answering(BUS_OF[kind], address, kind not in READ_KINDS)
+            device = self._devices.device_number(answering)
+        self._short.take_raised()
+        self._value = 0
+        try:
+            if self._on_exit is not None:
+                self._on_exit(vcpu, reason)
+            answered = self._answer(vcpu, reason)
+            if kind in READ_KINDS:
+                value = self._value
+        finally:
+            if reason.__class__ is Halt:
+                value = self._skipped_ns - skipped
+            raised = self._short.take_raised()
+            log.append((retired, vcpu.id(), rip, kind, address, width, value, device, raised))
+        return answered
+
+    def _noted_news(self, vcpu: VCpu, reason: ExitReason) -> ExitReason:
+        """News from the board for the caller, which the log wants to know of; not the caller's own kick."""
+        if self._exit_log is not None and not isinstance(reason, Nothing):
+            cpu = vcpu.cpu
+            row = (cpu.retired, vcpu.id(), cpu.rip, kind_of(reason), *fields_of(reason), -1, 0)
+            self._exit_log.append(row)
+        return reason
+
+    def _drain_log(self, rows: int) -> None:
+        """Hand the log to its sink if it holds `rows` entries."""
+        log = self._exit_log
+        if log is not None and len(log) >= rows and self.exit_sink is not None:
+            self.exit_sink(log)
+
+    @property
+    def exit_counts(self) -> Counter[str]:
+        """How often each exit reason came, by the name of its class."""
+        for kind, count in enumerate(self._short.take_counts()):
+            if count:
+                self._exit_counts[NAMES[kind]] += count
+        return self._exit_counts
+
+    @property
+    def on_exit(self) -> Callable[[VCpu, ExitReason], None] | None:
+        """Hears of every exit before it is answered. While it is set, exits take the full way: whoever is
+        handed a vCPU between two instructions may change it."""
+        return self._on_exit
+
+    @on_exit.setter
+    def on_exit(self, hook: Callable[[VCpu, ExitReason], None] | None) -> None:
+        self._on_exit = hook
+        self._choose_exit_path()
+
+    @property
+    def exit_log(self) -> list[ExitRow] | None:
+        """The exits since `exit_sink` last took them, or None: nothing is noted (the default).
+
+        Every exit that run_vcpu sees is one tuple of integers (retired, vcpu_id, rip, kind, address, width,
+        value, device, raised): `kind` as in exit_kinds, `value` what was written or the answer to a read,
+        `device` an index into `get_devices().device_names` or -1, `raised` the mask of the interrupt lines
+        that went up meanwhile. `exit_sink` is called with the list when it has EXIT_CHUNK of them, or as
+        many more as LOG_SLICE instructions take, and when run_vcpu returns; it takes them and clears it.
+        """
+        return self._exit_log
+
+    @exit_log.setter
+    def exit_log(self, log: list[ExitRow] | None) -> None:
+        self._exit_log = log
+        self._short.set_log(log)
+
+    def record(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Recorder:
+        """Record every exit from now on, into a file or, without a path, in memory. Ends one that goes on.
+
+        `stores=True` adds every write to RAM, `instructions=True` every instruction with what it changed;
+        both are slow. `limit` bounds the record in bytes, `compress=True` deflates it. RecordError if the
+        file cannot be made::
+
+            with vm.record("run.rec"):
+                vm.run(100_000)
+            print(vm.trace[0].line())
+        """
+        from pysim_vm.recorder import Recorder
+
+        if self.recorder is not None:
+            self.recorder.close()
+        self.recorder = Recorder(self, path, **options)
+        return self.recorder
+
+    @property
+    def trace(self) -> Trace:
+        """What was recorded so far, opened for questions (docs/records.md). BadState without a recording."""
+        from pysim_vm.trace import Trace
+
+        if self.recorder is None:
+            raise AxError(
+                AxErrorKind.BadState, f"VM[{self.id()}] records nothing; call record() before it runs"
+            )
+        return Trace.open(self.recorder.source())
+
+    def _choose_exit_path(self) -> None:
+        """Short where nobody listens to single accesses and the configuration does not want the full way."""
+        self._short.forget()
+        self._short.connect(
+            self._config.pysim.exit_path == "short"
+            and self._on_exit is None
+            and self._devices.on_access is None
+        )
+
+    def _deadline_added(self) -> None:
+        """The clock has a new next deadline: a CPU that would run past it has to look at it."""
+        deadline = self.clock.next_deadline_ns()
+        if self._until < 0 or deadline is None:
+            return
+        if -(-(deadline - self._skipped_ns) // self.ns_per_instruction) < self._until:
+            self._vcpus[0].cpu.request_attention()
 
     def _may_run(self) -> bool:
         return self._status in (VmStatus.Ready, VmStatus.Running)
@@ -797,17 +1014,20 @@ class AxVM:
         try:
             match reason:
                 case MmioRead():
-                    vcpu.complete(devices.handle_mmio_read(reason.addr, reason.width))
+                    self._value = devices.handle_mmio_read(reason.addr, reason.width)
+                    vcpu.complete(self._value)
                 case MmioWrite():
                     devices.handle_mmio_write(reason.addr, reason.width, reason.data)
                     vcpu.complete()
                 case IoRead():
-                    vcpu.complete(devices.handle_port_read(reason.port, reason.width))
+                    self._value = devices.handle_port_read(reason.port, reason.width)
+                    vcpu.complete(self._value)
                 case IoWrite():
                     devices.handle_port_write(reason.port, reason.width, reason.data)
                     vcpu.complete()
                 case SysRegRead():
-                    vcpu.complete(devices.handle_sys_reg_read(reason.addr, 8))
+                    self._value = devices.handle_sys_reg_read(reason.addr, 8)
+                    vcpu.complete(self._value)
                 case SysRegWrite():
                     devices.handle_sys_reg_write(reason.addr, 8, reason.value)
                     vcpu.complete()
@@ -876,6 +1096,22 @@ class AxVM:
                     return self._down
                 case _:
                     return reason
+
+    def steps(self, count: int | None = None) -> Steps:
+        """Iterate over it to step vCPU 0, with all general registers after each step; `count` steps at most::
+
+        for moment in vm.steps(1000):
+            if moment.rax == 42:
+                break
+        """
+        return Steps(self, count)
+
+    def explain(self, rip: int | None = None) -> str:
+        """The Python that the code at `rip` became, with the guest's instructions as comments, or why it did
+        not; without `rip` that of the function likely to be the hottest. See docs/block-engine.md."""
+        from pysim_vm.explain import explain
+
+        return explain(self._vcpus[0].cpu, rip, None if self.plan is None else self.plan.symbols)
 
     # ---- interrupts ----------------------------------------------------------------------------------
 
@@ -1064,6 +1300,7 @@ class AxVM:
     # ---- devices -------------------------------------------------------------------------------------
 
     def _mmio_changed(self) -> None:
+        self._short.forget()
         self.memory.set_mmio((entry.base, entry.length) for entry in self._devices.mmio)
 
 

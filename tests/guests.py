@@ -36,6 +36,7 @@ GUESTS = {
     "memtest86+x64.bin": Guest("memtest86+", ("/boot/memtest86+x64.bin",)),
     "memtest86+ia32.bin": Guest("memtest86+", ("/boot/memtest86+ia32.bin",)),
     "busybox": Guest("busybox-static", ("/bin/busybox",)),
+    "busybox.cpio": Guest("busybox-static", ()),  # an initial RAM disk that fetch-guests makes of it
     "vmlinuz-cloud-amd64": Guest("linux-image-cloud-amd64", ("/boot/vmlinuz-*-cloud-amd64",)),
     "config-cloud-amd64": Guest("linux-image-cloud-amd64", ("/boot/config-*-cloud-amd64",)),
 }

@@ -64,6 +64,9 @@ def test_a_printed_command_runs(page: str, line: str) -> None:
         pytest.fail(f"{page}: nobody knows how to test {line!r}")
     files = [word for word in words if word.startswith(".guests/")]
     words = [str(guest(word[len(".guests/") :])) if word in files else word for word in words]
+    if "examples/linux.toml" in words:
+        for needed in ("vmlinuz-cloud-amd64", "busybox.cpio"):
+            guest(needed)
     if words[0] == "test":
         words = [*words, "--version"]
     elif words[0] != "dev":

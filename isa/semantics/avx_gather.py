@@ -33,10 +33,19 @@ def gather(cpu: Cpu, dst: Operand, src: VectorIndexedMemory, mask: Operand) -> N
                 loaded = cpu.read_data(src.segment, offset, src.bytes)
             except Fault:
                 # The elements below are done, and the mask says so: the instruction goes on from here
-                dst.value = result
-                mask.value = left
+                keep_elements(cpu, dst, kept, result)
+                keep_elements(cpu, mask, kept, left)
                 raise
             result = result & ~(lane << at) | loaded << at
         left &= ~(lane << at)
     dst.value = result
     mask.value = 0
+
+
+def keep_elements(cpu: Cpu, operand: Operand, elements: int, value: int) -> None:
+    """Set the bits `elements` of a register. What lies above stays: only a finished gather zeroes it."""
+    whole = operand.value & ~elements | value
+    if operand.bits == 128:
+        setattr(cpu, operand.register, whole)  # type: ignore[attr-defined]  # a vector register
+    else:
+        operand.value = whole

@@ -87,12 +87,27 @@ def vextract128(cpu: Cpu, dst: Operand, src: Operand, select: Operand) -> None:
     dst.value = src.value >> 128 if select.value & 1 else src.value & M128
 
 
-@insn("VZEROUPPER", inline=False)
+@insn("VZEROUPPER")
 def vzeroupper(cpu: Cpu) -> None:
     """YMMn[255:128] := 0 for every n; n is 0 to 7 outside 64-bit mode"""
     check_sse(cpu)
-    for name in YMM_HIGH_NAMES if cpu.mode64 else YMM_HIGH_NAMES[:8]:
-        setattr(cpu, name, 0)
+    cpu.ymmh0 = 0
+    cpu.ymmh1 = 0
+    cpu.ymmh2 = 0
+    cpu.ymmh3 = 0
+    cpu.ymmh4 = 0
+    cpu.ymmh5 = 0
+    cpu.ymmh6 = 0
+    cpu.ymmh7 = 0
+    if cpu.mode64:
+        cpu.ymmh8 = 0
+        cpu.ymmh9 = 0
+        cpu.ymmh10 = 0
+        cpu.ymmh11 = 0
+        cpu.ymmh12 = 0
+        cpu.ymmh13 = 0
+        cpu.ymmh14 = 0
+        cpu.ymmh15 = 0
 
 
 @insn("VZEROALL", inline=False)

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 CR0_DEFINED = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG
 CR0_PAGING_BITS = CR0_PG | CR0_WP | CR0_PE
 CR4_PAGING_BITS = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP
+CR4_PDPTE_BITS = CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP  # a change loads the PDPTE registers
 CR4_BITS = {
     "VME": CR4_VME | CR4_PVI, "TSC": CR4_TSD, "DE": CR4_DE, "PSE": CR4_PSE, "PAE": CR4_PAE, "PGE": CR4_PGE,
     "FXSR": CR4_OSFXSR, "SSE": CR4_OSXMMEXCPT, "UMIP": CR4_UMIP, "FSGSBASE": CR4_FSGSBASE,
@@ -67,16 +68,26 @@ DR7_FIXED_ONES = 0x400
 DR7_WRITABLE = 0xFFFF_2BFF
 
 
-@insn("MOV_R32_CR", "MOV_R64_CR", inline=False)
+@insn("MOV_R32_CR", "MOV_R64_CR", inline=False, own_privilege=True)
 def mov_from_cr(cpu: Cpu, dst: Operand, src: NamedRegister) -> None:
     """DEST := CRn"""
+    check_control_register(cpu, src.number)
     dst.value = read_cr(cpu, src.number) & dst.mask
 
 
-@insn("MOV_CR_R32", "MOV_CR_R64", inline=False)
+@insn("MOV_CR_R32", "MOV_CR_R64", inline=False, own_privilege=True)
 def mov_to_cr(cpu: Cpu, dst: NamedRegister, src: Operand) -> None:
     """CRn := SRC"""
+    check_control_register(cpu, dst.number)
     write_cr(cpu, dst.number, src.value)
+
+
+def check_control_register(cpu: Cpu, number: int) -> None:
+    """#UD for CR1, CR5-CR7 and above CR8, at any CPL; then #GP(0) outside ring 0."""
+    if number not in (0, 2, 3, 4, 8):
+        raise InvalidOpcode(f"there is no CR{number}")
+    if cpu.cpl:
+        raise GeneralProtection(0, f"MOV CR{number} at CPL {cpu.cpl}")
 
 
 def read_cr(cpu: Cpu, number: int) -> int:
@@ -182,7 +193,7 @@ def write_cr4(cpu: Cpu, value: int) -> None:
         raise GeneralProtection(0, "CR4.PAE cleared in long mode")
     if changed & value & CR4_PCIDE and (not cpu.efer & EFER_LMA or cpu.cr3 & 0xFFF):
         raise GeneralProtection(0, "CR4.PCIDE set outside long mode or with CR3[11:0] not 0")
-    if value & CR4_PAE and cpu.cr0 & CR0_PG and not cpu.efer & EFER_LMA and changed & CR4_PAGING_BITS:
+    if value & CR4_PAE and cpu.cr0 & CR0_PG and not cpu.efer & EFER_LMA and changed & CR4_PDPTE_BITS:
         cpu.load_pdptes(cpu.cr3)
     cpu.cr4 = value
     if changed & CR4_PAGING_BITS:
@@ -190,13 +201,13 @@ def write_cr4(cpu: Cpu, value: int) -> None:
     cpu.update_mode()
 
 
-@insn("MOV_R32_DR", "MOV_R64_DR", inline=False)
+@insn("MOV_R32_DR", "MOV_R64_DR", inline=False, own_privilege=True)
 def mov_from_dr(cpu: Cpu, dst: Operand, src: NamedRegister) -> None:
     """DEST := DRn"""
     dst.value = getattr(cpu, debug_register(cpu, src.number)) & dst.mask
 
 
-@insn("MOV_DR_R32", "MOV_DR_R64", inline=False)
+@insn("MOV_DR_R32", "MOV_DR_R64", inline=False, own_privilege=True)
 def mov_to_dr(cpu: Cpu, dst: NamedRegister, src: Operand) -> None:
     """DRn := SRC"""
     name = debug_register(cpu, dst.number)
@@ -216,22 +227,26 @@ def mov_to_dr(cpu: Cpu, dst: NamedRegister, src: Operand) -> None:
 
 
 def debug_register(cpu: Cpu, number: int) -> str:
-    """The register that MOV DR means. #UD for DR4/DR5 with CR4.DE and above DR7; #DB with DR7.GD."""
+    """The register that MOV DR means. #UD for DR4/DR5 with CR4.DE and above DR7, at any CPL; then #GP(0) outside
+    ring 0; #DB with DR7.GD."""
     if number > 7:
         raise InvalidOpcode(f"there is no DR{number}")
     if number in (4, 5):
         if cpu.cr4 & CR4_DE:
             raise InvalidOpcode(f"DR{number} with CR4.DE")
         number += 2
+    if cpu.cpl:
+        raise GeneralProtection(0, f"MOV DR{number} at CPL {cpu.cpl}")
     if cpu.dr7 & DR7_GD:
         raise DebugException(DR6_BD, "debug register access with DR7.GD", trap=False)
     return f"dr{number}"
 
 
-@insn("CLTS")
+@insn("CLTS", inline=False)
 def clts(cpu: Cpu) -> None:
     """CR0.TS := 0"""
     cpu.cr0 = cpu.cr0 & ~CR0_TS
+    cpu.update_mode()
 
 
 @insn("LMSW", inline=False)

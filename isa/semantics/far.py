@@ -27,6 +27,7 @@ from isa.faults import GeneralProtection, InvalidTss, SegmentNotPresent
 from isa.interrupts import RSP0
 from isa.operands import FarPointer, Memory, Width
 from isa.semantics.registry import insn
+from isa.semantics.segment import far_pointer
 from isa.state import (
     CR0_PE,
     EFER_LMA,
@@ -57,9 +58,8 @@ def jmp_pointer(cpu: Cpu, target: FarPointer) -> None:
 @insn("JMP_M1616", "JMP_M1632", "JMP_M1664", inline=False)
 def jmp_memory(cpu: Cpu, target: Memory) -> None:
     """CS:RIP := [m16:16, m16:32 or m16:64]"""
-    pointer = target.value
-    bits = target.bits - 16
-    jump_far(cpu, pointer >> bits, pointer & (1 << bits) - 1)
+    selector, offset = far_pointer(cpu, target)
+    jump_far(cpu, selector, offset)
 
 
 @insn("CALL_PTR1616", "CALL_PTR1632", inline=False)
@@ -71,9 +71,8 @@ def call_pointer(cpu: Cpu, target: FarPointer) -> None:
 @insn("CALL_M1616", "CALL_M1632", "CALL_M1664", inline=False)
 def call_memory(cpu: Cpu, target: Memory) -> None:
     """Push(CS); Push(RIP); CS:RIP := [m16:16, m16:32 or m16:64]"""
-    pointer = target.value
-    bits = target.bits - 16
-    call_far(cpu, pointer >> bits, pointer & (1 << bits) - 1, bits // 8)
+    selector, offset = far_pointer(cpu, target)
+    call_far(cpu, selector, offset, target.bytes - 2)
 
 
 @insn("RETF", sized=True, inline=False)
@@ -145,6 +144,7 @@ def jump_far(cpu: Cpu, selector: int, offset: int) -> None:
 def call_far(cpu: Cpu, selector: int, offset: int, size: int) -> None:
     """Far CALL in every mode; `size` is the operand size in bytes."""
     if not cpu.protected:
+        cpu.check_room(cpu.ss, cpu.rsp, cpu.stack_mask, size, 2, 0)
         check_real_target(cpu, offset)
         frame = (cpu.cs.selector, cpu.rip)
         top = cpu.push_frame(cpu.ss, cpu.rsp, cpu.stack_mask, size, frame, cpu.cpl)
@@ -221,6 +221,7 @@ def _check_gate_level(cpu: Cpu, gate: Descriptor) -> None:
 
 def _call_same_level(cpu: Cpu, code: Descriptor, entry: int, size: int) -> None:
     """Push CS and RIP on the current stack and enter `code` at the current CPL."""
+    cpu.check_room(cpu.ss, cpu.rsp, cpu.stack_mask, size, 2, 0)
     check_entry(cpu, code, entry)
     frame = (cpu.cs.selector, cpu.rip)
     top = cpu.push_frame(cpu.ss, cpu.rsp, cpu.stack_mask, size, frame, cpu.cpl)

@@ -6,7 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from isa.floats import BINARY16, BINARY32, BINARY64, FTZ, Binary, Result
-from isa.operands import Operand
+from isa.operands import Memory, Operand
 from isa.semantics.fpu_control import check_sse
 from isa.semantics.registry import insn
 from isa.semantics.sse_float import each_of, report, rounding
@@ -94,6 +94,12 @@ def vcvtph2ps(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = each_of(cpu, single_from_half, src.value, 16, 32, dst.bits // 32)
 
 
+def check_store(cpu: Cpu, dst: Memory) -> None:
+    """Raise what a store to the operand would raise; store nothing."""
+    linear = cpu.linear_address(dst.segment, dst.offset, dst.bytes, True)
+    cpu.check_write(linear, dst.bytes, dst.segment is cpu.ss)
+
+
 @insn("VCVTPS2PH", inline=False)
 def vcvtps2ph(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """half i of DEST := single i of SRC, rounded by imm8[1:0] or, with imm8[2], MXCSR.RC"""
@@ -103,4 +109,10 @@ def vcvtps2ph(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     def half_from_single(a: int, _: int) -> Result:
         return BINARY16.from_format(BINARY32, a, word)
 
-    dst.value = each_of(cpu, half_from_single, src.value, 32, 16, src.bits // 32)
+    if dst.in_memory:  # a fault of the store comes before one of the arithmetic
+        check_store(cpu, dst)  # type: ignore[arg-type]  # a Memory
+    before = cpu.mxcsr
+    halves = each_of(cpu, half_from_single, src.value, 32, 16, src.bits // 32)
+    cpu.mxcsr, after = before, cpu.mxcsr
+    dst.value = halves  # may leave as an exit: the flags are not committed yet
+    cpu.mxcsr = after

@@ -299,8 +299,10 @@ def fxsave64(cpu: Cpu, dst: Memory) -> None:
 
 
 def save_state(cpu: Cpu, dst: Memory, wide: bool) -> None:
-    """Write the FXSAVE area. Bytes 416-511 are left as they are."""
+    """Write the FXSAVE area. Bytes 416-511 are left as they are, but have to be writable."""
     offset = fx_address(cpu, dst)
+    linear = cpu.linear_address(dst.segment, offset, FXSAVE_SIZE, True)
+    cpu.check_write(linear, FXSAVE_SIZE, dst.segment is cpu.ss)
     head, registers = x87_image(cpu, wide)
     cpu.write_bytes(dst.segment, offset, head + mxcsr_image(cpu) + registers + xmm_image(cpu))
 

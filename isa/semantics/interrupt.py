@@ -68,12 +68,12 @@ def into(cpu: Cpu) -> None:
 @insn("BOUND")
 def bound(cpu: Cpu, index: Operand, bounds: Memory) -> None:
     """IF index < bounds[0] OR index > bounds[1] (signed) THEN #BR"""
-    pair = bounds.value
+    at, size = bounds.offset, index.bytes  # two accesses: each has its own alignment check
+    lower = cpu.read_data(bounds.segment, at, size)
+    upper = cpu.read_data(bounds.segment, at + size & bounds.address_mask, size)
     sign = 1 << (index.bits - 1)
-    lower = (pair & index.mask) ^ sign
-    upper = (pair >> index.bits) ^ sign
-    if not lower <= index.value ^ sign <= upper:
-        raise BoundRange(f"index {index.value:#x} outside {pair & index.mask:#x}..{pair >> index.bits:#x}")
+    if not lower ^ sign <= index.value ^ sign <= upper ^ sign:
+        raise BoundRange(f"index {index.value:#x} outside {lower:#x}..{upper:#x}")
 
 
 @insn("IRET", "IRETD", "IRETQ", sized=True, inline=False)
@@ -198,10 +198,10 @@ def _iret_protected(cpu: Cpu, size: int) -> None:
 
 def _to_v86(cpu: Cpu, offset: int, selector: int, popped: int) -> None:
     """CPL 0 with VM = 1 in the image: nine doublewords lead into virtual-8086 mode."""
-    if offset > M16:
-        raise GeneralProtection(0, f"return to virtual-8086 mode, EIP {offset:#x} over 0xffff")
     rsp, mask = cpu.rsp, cpu.stack_mask
     esp, ss, es, ds, fs, gs = (cpu.read_data(cpu.ss, rsp + 4 * n & mask, 4) for n in range(3, 9))
+    if offset > M16:
+        raise GeneralProtection(0, f"return to virtual-8086 mode, EIP {offset:#x} over 0xffff")
     cpu.set_rflags_raw(popped & RFLAGS_VALID)
     cpu.cpl = 3
     cpu.rip = offset

@@ -41,7 +41,10 @@ def check_io_bitmap(cpu: Cpu, port: int, size: int) -> None:
 def in_(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST := I/O port SRC"""
     port = src.value
-    check_port(cpu, port, dst.bytes)
+    if cpu.vm or (cpu.protected and cpu.cpl > cpu.iopl):
+        check_io_bitmap(cpu, port, dst.bytes)
+    if cpu.dr7 & 0xFF:
+        cpu.match_io_breakpoints(port, dst.bytes)
     dst.value = cpu.port_in(port, dst.bytes)
 
 
@@ -49,7 +52,10 @@ def in_(cpu: Cpu, dst: Operand, src: Operand) -> None:
 def out(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """I/O port DEST := SRC"""
     port = dst.value
-    check_port(cpu, port, src.bytes)
+    if cpu.vm or (cpu.protected and cpu.cpl > cpu.iopl):
+        check_io_bitmap(cpu, port, src.bytes)
+    if cpu.dr7 & 0xFF:
+        cpu.match_io_breakpoints(port, src.bytes)
     cpu.port_out(port, src.bytes, src.value)
 
 
@@ -60,6 +66,7 @@ def ins(cpu: Cpu, dst: Memory, src: Operand) -> None:
     check_port(cpu, port, dst.bytes)
     # The port must not lose a value to a page fault: the store is checked before the port is read.
     cpu.check_write(cpu.linear_address(dst.segment, dst.offset, dst.bytes, True), dst.bytes)
+    cpu.match_io_breakpoints(port, dst.bytes)
     dst.value = cpu.port_in(port, dst.bytes)
     cpu.rdi = advanced(cpu.rdi, -dst.bytes if cpu.df else dst.bytes, dst.address_mask)
 
@@ -70,5 +77,6 @@ def outs(cpu: Cpu, dst: Operand, src: Memory) -> None:
     port = dst.value
     check_port(cpu, port, src.bytes)
     value = src.value
+    cpu.match_io_breakpoints(port, src.bytes)
     cpu.port_out(port, src.bytes, value)
     cpu.rsi = advanced(cpu.rsi, -src.bytes if cpu.df else src.bytes, src.address_mask)

@@ -50,10 +50,11 @@ def imul_immediate(cpu: Cpu, dst: Operand, first: Operand, second: Operand) -> N
 
 def imul_into(cpu: Cpu, dst: Operand, first: Operand, second: Operand) -> None:
     """dst := first * second; CF, OF where the product does not fit."""
-    product = signed(first.value, dst.bits) * signed(second.value, dst.bits)
-    result = product & dst.mask
+    a = first.value
+    b = second.value
+    result = a * b & dst.mask  # the low half is the same for signed and unsigned numbers
     dst.value = result
-    cpu.cf = signed(result, dst.bits) != product
+    cpu.cf = signed(result, dst.bits) != signed(a, dst.bits) * signed(b, dst.bits)
     cpu.of = cpu.cf
 
 

@@ -128,9 +128,16 @@ def lss(cpu: Cpu, dst: Operand, src: Memory) -> None:
 
 def load_pointer(cpu: Cpu, segment: Segment, dst: Operand, src: Memory) -> None:
     """segment:dst := the far pointer in memory; the segment is checked before anything changes."""
-    pointer = src.value
-    load_segment(cpu, segment, pointer >> dst.bits)
-    dst.value = pointer & dst.mask
+    selector, offset = far_pointer(cpu, src)
+    load_segment(cpu, segment, selector)
+    dst.value = offset
+
+
+def far_pointer(cpu: Cpu, src: Memory) -> tuple[int, int]:
+    """(selector, offset) of m16:16, m16:32 or m16:64: two accesses, each with its own alignment check."""
+    at, size = src.offset, src.bytes - 2
+    offset = cpu.read_data(src.segment, at, size)
+    return cpu.read_data(src.segment, at + size & src.address_mask, 2), offset
 
 
 # ---- looking at descriptors --------------------------------------------------------------------------------

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from isa.exits import VmExit
-from isa.faults import Fault, GeneralProtection
-from isa.operands import Operand, Width
+from isa.faults import GeneralProtection
+from isa.operands import Memory, Operand, Width
 from isa.semantics.helpers import drop, low_part, push_value, stack_value
 from isa.semantics.registry import insn
 from isa.state import AC_BIT, CR4_VME, ID_BIT, IF_BIT, IOPL_SHIFT, M16, M64, NT_BIT, TF_BIT, VIF_BIT
@@ -55,16 +54,18 @@ def pop(cpu: Cpu, dst: Operand) -> None:
 
 
 @insn("POP_RM16", "POP_RM32", "POP_RM64", inline=False)
-def pop_memory(cpu: Cpu, dst: Operand) -> None:
+def pop_memory(cpu: Cpu, dst: Memory) -> None:
     """DEST := [RSP]; RSP := RSP + size; an address of DEST is computed with the incremented RSP"""
     value = stack_value(cpu, dst.bytes)
     before = cpu.rsp
     drop(cpu, dst.bytes)
-    try:
-        dst.value = value
-    except (Fault, VmExit):
+    if dst.in_memory:
+        behind, offset = cpu.rsp, dst.offset
         cpu.rsp = before
-        raise
+        cpu.write_data(dst.segment, offset, dst.bytes, value)
+        cpu.rsp = behind
+    else:
+        dst.value = value
 
 
 @insn("PUSHAW", "PUSHAD", inline=False, sized=True)
@@ -81,14 +82,10 @@ def pusha(cpu: Cpu, width: Width) -> None:
 def popa(cpu: Cpu, width: Width) -> None:
     """POP DI, SI, BP, (nothing), BX, DX, CX, AX (or the 32-bit registers)"""
     size, mask = width.bytes, width.mask
-    values = [cpu.read_data(cpu.ss, cpu.rsp + n * size & cpu.stack_mask, size) for n in range(8)]
-    cpu.rdi = low_part(cpu.rdi, values[0], mask)
-    cpu.rsi = low_part(cpu.rsi, values[1], mask)
-    cpu.rbp = low_part(cpu.rbp, values[2], mask)
-    cpu.rbx = low_part(cpu.rbx, values[4], mask)
-    cpu.rdx = low_part(cpu.rdx, values[5], mask)
-    cpu.rcx = low_part(cpu.rcx, values[6], mask)
-    cpu.rax = low_part(cpu.rax, values[7], mask)
+    places = (0, 1, 2, 4, 5, 6, 7)  # SP's is not even read, which a device would notice
+    values = [cpu.read_data(cpu.ss, cpu.rsp + n * size & cpu.stack_mask, size) for n in places]
+    for name, value in zip(("rdi", "rsi", "rbp", "rbx", "rdx", "rcx", "rax"), values, strict=True):
+        setattr(cpu, name, low_part(getattr(cpu, name), value, mask))
     drop(cpu, 8 * size)
 
 
@@ -133,7 +130,7 @@ def enter(cpu: Cpu, width: Width, allocate: Operand, nesting: Operand) -> None:
     level = nesting.value & 31
     top = cpu.rsp - size & stack_mask
     cpu.write_data(cpu.ss, top, size, cpu.rbp & mask)
-    frame = top
+    frame = cpu.rsp & ~stack_mask | top  # all of ESP, on a 16-bit stack too
     if level:
         pointer = cpu.rbp
         for _ in range(level - 1):
@@ -145,7 +142,7 @@ def enter(cpu: Cpu, width: Width, allocate: Operand, nesting: Operand) -> None:
     top = top - allocate.value & stack_mask
     # A write to the new top must be possible (SDM Vol. 2, ENTER, exceptions); nothing is written there.
     cpu.check_write(cpu.linear_address(cpu.ss, top, size, True), size, True)
-    cpu.rbp = cpu.rbp & ~stack_mask | frame
+    cpu.rbp = low_part(cpu.rbp, frame & mask, mask)  # BP alone with a 16-bit operand, in 64-bit mode too
     cpu.rsp = cpu.rsp & ~stack_mask | top
 
 

@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 BULK_MINIMUM = 4  # fewer elements are faster one by one
+BULK_MAXIMUM = 1 << 18  # bytes in one step: enough to make a step's cost vanish, little enough to hold twice
+LOOK_AHEAD = 4096  # elements compared in one step: most searches end early
 
 
 # ---- many elements at once -----------------------------------------------------------------------------
 
 
-def plain_run(cpu: Cpu, pointer: Memory, write: bool) -> tuple[int, int]:
-    """Where in host RAM the next element lies, and how many follow without leaving page, segment or offset.
+def plain_run(cpu: Cpu, pointer: Memory, write: bool, count: int) -> tuple[int, int]:
+    """Where in host RAM the next element lies, and how many of `count` follow without leaving segment, offset
+    or RAM that is plain, known to the TLB and in one piece (with DF = 1: one page).
 
-    (0, 0) where the element is not plain RAM that the TLB knows, or straddles a boundary.
+    (0, 0) where the element itself is none of that or straddles a boundary.
     """
     offset = pointer.offset
     size = pointer.bytes
@@ -45,12 +48,21 @@ def plain_run(cpu: Cpu, pointer: Memory, write: bool) -> tuple[int, int]:
     else:
         linear = offset
     within = linear & PAGE - 1
-    delta = (cpu.tlb_write if write else cpu.tlb_read).get(linear >> 12)
+    page = linear >> 12
+    tlb = cpu.tlb_write if write else cpu.tlb_read
+    delta = tlb.get(page)
     if delta is None or within + size > PAGE or offset + size - 1 > last:
         return 0, 0
     if cpu.df:
-        return linear + delta, min(within, offset) // size + 1
-    return linear + delta, min(PAGE - within, last - offset + 1) // size
+        return linear + delta, min(min(within, offset) // size + 1, count)
+    wanted = min(count * size, last - offset + 1, BULK_MAXIMUM)
+    length = PAGE - within
+    while length < wanted:
+        page += 1
+        if tlb.get(page) != delta:
+            wanted = length
+        length += PAGE
+    return linear + delta, wanted // size
 
 
 def advance(cpu: Cpu, pointer: Memory, register: int, count: int) -> int:
@@ -61,9 +73,8 @@ def advance(cpu: Cpu, pointer: Memory, register: int, count: int) -> int:
 
 def movs_bulk(cpu: Cpu, count: int, while_equal: bool, dst: Memory, src: Memory) -> int:
     """MOVS for up to `count` elements."""
-    source, readable = plain_run(cpu, src, False)
-    target, writable = plain_run(cpu, dst, True)
-    count = min(count, readable, writable)
+    target, count = plain_run(cpu, dst, True, count)
+    source, count = plain_run(cpu, src, False, count)
     size = dst.bytes
     # How far the elements written run ahead of the elements still to be read
     gap = source - target if cpu.df else target - source
@@ -90,8 +101,7 @@ def movs_bulk(cpu: Cpu, count: int, while_equal: bool, dst: Memory, src: Memory)
 
 def stos_bulk(cpu: Cpu, count: int, while_equal: bool, dst: Memory, src: Operand) -> int:
     """STOS for up to `count` elements."""
-    target, writable = plain_run(cpu, dst, True)
-    count = min(count, writable)
+    target, count = plain_run(cpu, dst, True, count)
     if count == 0:
         return 0
     length = count * dst.bytes
@@ -104,8 +114,7 @@ def stos_bulk(cpu: Cpu, count: int, while_equal: bool, dst: Memory, src: Operand
 
 def lods_bulk(cpu: Cpu, count: int, while_equal: bool, dst: Operand, src: Memory) -> int:
     """LODS for up to `count` elements: only the last one stays."""
-    source, readable = plain_run(cpu, src, False)
-    count = min(count, readable)
+    source, count = plain_run(cpu, src, False, count)
     if count == 0:
         return 0
     step = (count - 1) * src.bytes
@@ -130,9 +139,8 @@ def steps_until(ends: Any) -> int:
 
 def cmps_bulk(cpu: Cpu, count: int, while_equal: bool, first: Memory, second: Memory) -> int:
     """CMPS for up to `count` elements, to the one that ends the repetition."""
-    at, readable = plain_run(cpu, first, False)
-    at2, readable2 = plain_run(cpu, second, False)
-    count = min(count, readable, readable2)
+    at, count = plain_run(cpu, first, False, min(count, LOOK_AHEAD))
+    at2, count = plain_run(cpu, second, False, count)
     if count == 0:
         return 0
     a, b = elements(cpu, at, count, first.bytes), elements(cpu, at2, count, first.bytes)
@@ -145,8 +153,7 @@ def cmps_bulk(cpu: Cpu, count: int, while_equal: bool, first: Memory, second: Me
 
 def scas_bulk(cpu: Cpu, count: int, while_equal: bool, accumulator: Operand, src: Memory) -> int:
     """SCAS for up to `count` elements, to the one that ends the repetition."""
-    at, readable = plain_run(cpu, src, False)
-    count = min(count, readable)
+    at, count = plain_run(cpu, src, False, min(count, LOOK_AHEAD))
     if count == 0:
         return 0
     wanted = accumulator.value

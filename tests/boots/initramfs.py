@@ -1,8 +1,13 @@
-"""A minimal initramfs: busybox, a console and a script. Format: the kernel's buffer-format.rst."""
+"""A minimal initramfs: busybox, a console and a script. Format: the kernel's buffer-format.rst.
+
+As a command it makes one: `python3 tests/boots/initramfs.py .guests/busybox .guests/busybox.cpio`.
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 DIRECTORY, FILE, LINK, CHARACTER_DEVICE = 0o040755, 0o100755, 0o120777, 0o020600
 
@@ -48,3 +53,9 @@ def busybox_initramfs(busybox: bytes, init: bytes = SHELL) -> bytes:
             Entry("init", FILE, init),
         ]
     )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("initramfs: write the path of a static busybox and that of the archive to make")
+    Path(sys.argv[2]).write_bytes(busybox_initramfs(Path(sys.argv[1]).read_bytes()))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from boots.initramfs import busybox_initramfs
+from boots.kernel_options import BLACKLIST, COMMAND_LINE
 from boots.sessions import run_until, type_line
 
 from isa.exits import Budget, SystemDown
@@ -16,17 +17,6 @@ from tests.guests import guest
 
 pytestmark = pytest.mark.guest
 
-COMMAND_LINE = (
-    "earlyprintk=ttyS0 console=ttyS0 reboot=t panic=-1 nokaslr cryptomgr.notests acpi=off pci=off noapic "
-    "nolapic nopti noreplace-smp rodata=off random.trust_cpu=on"
-)
-# Self-checks and tracing tables of the kernel that cost 200 M instructions and nobody looks at here
-BLACKLIST = (
-    " initcall_blacklist=ftrace_check_for_weak_functions,ftrace_check_sync,trace_eval_init,trace_eval_sync,"
-    "tracer_init_tracefs,cubictcp_register,bpf_prog_test_run_init,bpf_kfunc_init,kfunc_init,slab_sysfs_init,"
-    "blake2s_mod_init,init_kprobe_trace,init_blk_tracer,load_system_certificate_list,"
-    "bpf_rstat_kfunc_init,bpf_key_sig_kfuncs_init,bpf_tcp_ca_kfunc_init"
-)
 # The engine of the long boot: PYSIM_BOOT_ENGINE=step is the hardest proof and takes three times as long
 ENGINE = os.environ.get("PYSIM_BOOT_ENGINE", "block")
 ARTEFACTS = Path(__file__).resolve().parent.parent.parent / "artefacts"

@@ -503,3 +503,41 @@ def test_two_machines_share_nothing() -> None:
     one.claim_irq(4, "uart")
     assert two.find_port_dev(0x10) is None
     assert two.irq_owners(4) == []
+
+
+# ---- numbers, and who answers ------------------------------------------------------------------------------
+
+
+def test_a_device_keeps_its_number_when_another_one_leaves() -> None:
+    devices = AxVmDevices()
+    first, second, third = Device(), Device(), Device()
+    first.name, second.name, third.name = "first", "second", "third"
+    devices.add_port_dev(first, 0x10, 1)
+    devices.add_mmio_dev(second, 0x1000, 0x1000)
+    devices.add_port_dev(second, 0x20, 1)
+    devices.remove_dev(first)
+    devices.add_port_dev(third, 0x10, 1)
+    assert devices.device_names == ("first", "second", "third")
+    assert [devices.device_number(device) for device in (first, second, third, None)] == [-1, 1, 2, -1]
+
+
+def test_who_answers_depends_on_the_direction_and_a_whole_window_holds_all_of_an_access() -> None:
+    devices = AxVmDevices()
+    device = Device()
+    devices.add_device(device, (Window(BusKind.PORT, 0x10, 4), Window(BusKind.PORT, 0x20, 2, access="r")))
+    assert devices.answering(BusKind.PORT, 0x13, writes=True) is device
+    assert devices.answering(BusKind.PORT, 0x20, writes=True) is None
+    assert devices.answering(BusKind.PORT, 0x30, writes=False) is None
+    window = devices.whole_window(BusKind.PORT, 0x10, 4, writes=True)
+    assert window is not None and window.device is device
+    assert devices.whole_window(BusKind.PORT, 0x12, 4, writes=True) is None
+    assert devices.whole_window(BusKind.PORT, 0x20, 2, writes=True) is None
+    assert devices.whole_window(BusKind.PORT, 0x10, 3, writes=True) is None
+
+
+def test_a_change_of_policy_or_listener_is_told() -> None:
+    devices, told = AxVmDevices(), []
+    devices.on_policy = lambda: told.append((devices.missing_device, devices.on_access is not None))
+    devices.missing_device = "ones"
+    devices.on_access = lambda *access: None
+    assert told == [("ones", False), ("ones", True)]

@@ -8,8 +8,8 @@ from isa.cpu import Cpu
 from isa.decode import Insn, disassemble, feature_names
 from isa.faults import Fault, GeneralProtection
 from isa.memory import PhysicalMemory
-from isa.state import CR0_PE, EFER_LMA, EFER_LME, GPR_NAMES
-from isa.translate import translate
+from isa.state import CR0_PE, EFER_LMA, EFER_LME, GPR_NAMES, XMM_NAMES, YMM_HIGH_NAMES
+from isa.translate import BAILED, CodeSource, draft_of
 
 CODE = 0x1000  # where `make_cpu` puts the code and RIP
 STACK = 0x8000  # where it puts RSP
@@ -65,6 +65,7 @@ def execute(text: str, code: str, bits: int = 64, **registers: int) -> Cpu:
         plain = run_as_block(other)
         assert visible_state(other) == (visible_state(cpu) if plain else before), "the block engine differs"
         if plain:
+            assert vector_state(other) == vector_state(cpu), "the block engine makes other vectors"
             assert np.array_equal(other.memory.pool, cpu.memory.pool), (
                 "the block engine stores something else"
             )
@@ -80,10 +81,11 @@ def run_as_block(cpu: Cpu) -> bool:
             raise GeneralProtection(0, "the block ends here")
         return cpu.code[ip]
 
-    block = translate(fetch, cpu.definition_of, head, cpu.cpl, shortest=1)
-    if block is None:
+    source = CodeSource(fetch, cpu.definition_of, cpu.code.mode, cpu.code.base)
+    draft = draft_of(source, (head,), shortest=1)
+    if draft is None:
         return False
-    plain = not block.run(cpu, cpu.retired + block.length)
+    plain = draft.realise(source).run(cpu, cpu.retired + draft.length, 0) != BAILED
     cpu.settle_flags()
     return plain
 
@@ -113,6 +115,11 @@ def fault_of(cpu: Cpu, text: str, raw: bytes) -> Fault:
         assert visible_state(cpu) == before, "a fault committed something"
         return fault
     raise AssertionError(f"{text} raised nothing")
+
+
+def vector_state(cpu: Cpu) -> tuple[int, ...]:
+    """The vector registers and MXCSR."""
+    return (*(getattr(cpu, name) for name in (*XMM_NAMES, *YMM_HIGH_NAMES)), cpu.mxcsr)
 
 
 def visible_state(cpu: Cpu) -> tuple[int, ...]:

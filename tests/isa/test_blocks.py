@@ -306,12 +306,12 @@ def test_privilege_levels_have_blocks_of_their_own() -> None:
     assert cpu.code.blocks[CODE] is not kernel.blocks[CODE]
 
 
-def test_a_mode_without_blocks_steps() -> None:
-    cpu = make_cpu(32, bytes.fromhex("40ebfd"))
+def test_32_bit_code_is_translated_too() -> None:
+    cpu = make_cpu(32, bytes.fromhex("40ebfd"))  # inc eax; jmp to it
     cpu.use_blocks = True
     cpu.hot = 0
     assert cpu.run(1000) == Budget(1000)
-    assert not cpu.code.blocks
+    assert cpu.code.blocks
     assert cpu.rax == 500
 
 
@@ -359,3 +359,18 @@ def test_an_exit_in_a_block_names_the_instruction_and_its_destination() -> None:
         reasons.append((cpu.run(100), cpu.rip, cpu.retired))
     assert reasons[0] == reasons[1]
     assert reasons[0][0] == MmioRead(0x2_0000, 1, reg=3, reg_width=4, signed_ext=True)
+
+
+def test_translating_sets_no_accessed_bit_of_a_page_that_is_not_executed() -> None:
+    text = "again: inc rax; cmp rax, 900; jb skip; jmp 0x2000; skip: jmp again"
+    bits = []
+    for use_blocks in (False, True):
+        cpu = paged(machine(text, use_blocks))
+        cpu.memory.write(0x2000, program("inc rbx; jmp 0x2000", origin=0x2000))
+        set_page(cpu, 0x2000, 0x2000, rights=0x03)  # not accessed yet
+        cpu.flush_tlb()
+        for until in (3000, 3700):
+            cpu.run(until)
+            bits.append(bytes(cpu.memory.view[PT + 16 : PT + 24]))
+    assert bits[:2] == bits[2:]
+    assert bits[0] != bits[1], "the page was executed in the end"

@@ -20,7 +20,7 @@ from isa.exits import (
 )
 from isa.faults import GeneralProtection
 from isa.memory import EXECUTE, READ, WRITE
-from isa.state import CR0_PE, CR0_PG, CR4_PAE, MOV_SS_SHADOW, NO_SHADOW, STI_SHADOW
+from isa.state import CR0_AM, CR0_PE, CR0_PG, CR4_PAE, MOV_SS_SHADOW, NO_SHADOW, STI_SHADOW
 from tests.isa.machine import ALL_FEATURES, CODE, make_cpu
 from tests.isa.tables import CODE_SELECTOR, HANDLER, gate64, get, put, set_gate, set_level, table_cpu
 
@@ -103,6 +103,40 @@ def test_a_fault_pushes_the_address_of_its_instruction_and_changes_nothing_else(
     assert get(cpu, cpu.rsp + 8) == CODE + len(assemble("mov rbx, 7"))
     assert (cpu.rax, cpu.rbx, cpu.rcx) == (0, 7, 1 << 62)
     assert cpu.last_ip == CODE + len(assemble("mov rbx, 7"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error_code"),
+    [
+        ("add [rbx], rax", 2), ("lock bts dword [rbx], 1", 2), ("cmpxchg [rbx], rcx", 2),
+        ("not byte [rbx]", 2), ("mov [rbx], rax", 2), ("mov rax, [rbx]", 0), ("cmp [rbx], rax", 0),
+        ("push qword [rbx]", 0),
+    ],
+)  # fmt: skip
+def test_a_read_modify_write_of_an_absent_page_is_a_write_in_the_error_code(
+    text: str, error_code: int
+) -> None:
+    cpu = with_handlers(f"xor eax, eax\n {text}", "hlt", (PF,), rbx=0x20_0000)
+    tables = 0x60000
+    for n in range(2):
+        put(cpu, tables + 0x1000 * n, tables + 0x1000 * (n + 1) | 3)
+    put(cpu, tables + 0x2000, 0x83)  # the first 2 MiB, in one page
+    cpu.cr0 |= CR0_PG
+    cpu.cr3, cpu.cr4 = tables, CR4_PAE
+    cpu.flush_tlb()
+    cpu.update_mode()
+    assert cpu.run(100) == Halt()
+    assert (get(cpu, cpu.rsp), cpu.cr2) == (error_code, 0x20_0000)
+    assert get(cpu, cpu.rsp + 8) == CODE + len(assemble("xor eax, eax"))
+
+
+def test_a_read_modify_write_through_code_is_refused_before_its_alignment_counts() -> None:
+    cpu = table_cpu(32, 3, assemble("not dword cs:[ebx]", bits=32, origin=CODE), rbx=0x6001, ac=1)
+    cpu.cr0 |= CR0_AM
+    cpu.idtr.limit = 0
+    cpu.update_mode()
+    reason = cpu.run(100)
+    assert isinstance(reason, TripleFault) and reason.chain[0] == "#GP(0x0): write through read-only cs"
 
 
 def test_a_triple_fault_names_the_chain_and_stays_down() -> None:

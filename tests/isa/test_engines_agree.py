@@ -78,3 +78,13 @@ def compare(program: Program, hot: int = 1) -> int:
 def test_random_programs_run_alike_on_both_engines(start: int) -> None:
     for seed in range(start, min(start + 25, SEED + CASES)):
         compare(random_program(seed))
+
+
+@pytest.mark.parametrize("lean", (1, 3, 9))
+def test_stepping_in_bursts_where_nothing_is_translated_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, lean: int
+) -> None:
+    monkeypatch.setattr("isa.blocks.LEAN", lean)
+    monkeypatch.setattr("isa.blocks.LEAN_STEPS", 5 * lean)
+    for seed in range(SEED, SEED + CASES // 5):
+        compare(random_program(seed))

@@ -302,7 +302,7 @@ def test_a_16_bit_inner_stack_changes_sp_only() -> None:
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        (InvalidOpcode(), RF), (PageFault(0, 0), RF), (DoubleFault(0), RF), (MachineCheck(), 0),
+        (InvalidOpcode(), RF), (PageFault(0, 0), RF), (DoubleFault(0), 0), (MachineCheck(), 0),
         (DebugException(1 << 14), 0), (DebugException(1, trap=False), 0),
         (DebugException(1 << 13, trap=False), RF),
     ],

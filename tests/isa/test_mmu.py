@@ -704,6 +704,15 @@ def test_the_segment_type_decides_about_reads_and_writes(
                 access()
 
 
+def test_real_mode_stores_through_cs_whatever_its_type() -> None:
+    cpu = make_cpu(16, bytes.fromhex("2e c6 06 00 20 5a"))
+    assert cpu.cs.type == 0xB  # as loaders leave it: a code segment, which protected mode would not write
+    run_one(cpu, "mov byte [cs:0x2000], 0x5a", bytes.fromhex("2e c6 06 00 20 5a"))
+    assert cpu.memory.read(0x2000, 1) == b"\x5a"
+    with pytest.raises(GeneralProtection):
+        cpu.write_data(cpu.cs, 0xFFFF, 2, 0)  # the limit still counts
+
+
 def test_a_null_segment_faults_in_protected_mode_and_is_flat_in_64_bit_mode() -> None:
     cpu = make_cpu(32)
     cpu.ds.load_null(0)

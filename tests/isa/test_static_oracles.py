@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 from iced_x86 import Decoder, RflagsBits
 
+from isa.state import OF_BIT
 from tests.oracles.__main__ import generated
 from tests.oracles.families import FAMILIES, Family, Result, Sample, State, describe
 from tests.oracles.native import GPR
@@ -61,6 +62,8 @@ def test_no_instruction_changes_a_flag_that_the_table_does_not_call_modified(nam
     for family, sample, result, _ in samples(name):
         changed = (sample.state.registers["flags"] ^ result.state.registers["flags"]) & ARITHMETIC
         extra = changed & ~bits_of(sample, "modified")
+        if sample.form.startswith(("RCL_", "RCR_")):  # by size + 1: undefined in the manual
+            extra &= ~(1 << OF_BIT)
         if extra:
             wrong.append(f"{extra:#x}: {describe(family, sample)}")
     assert not wrong, "\n".join(wrong[:20])

@@ -15,11 +15,24 @@ from typing import Any, Protocol
 from isa.decode import code_names, disassemble
 from isa.exits import VmExit
 from tests.oracles import forms as general_forms
-from tests.oracles import general_model, native, native_vector, native_x87, vector_cases, x87_cases, x87_model
+from tests.oracles import (
+    general_model,
+    image_cases,
+    native,
+    native_vector,
+    native_x87,
+    vector_cases,
+    vector_forms,
+    vector_model,
+    x87_cases,
+    x87_model,
+)
 
-GENERAL_NAMES = (*native.GPR, "flags")
+FAULT_NAMES = ("vector", "error", "cr2")
+GENERAL_NAMES = (*native.GPR, "flags", *native.SEGMENTS, "fsbase", "gsbase", *FAULT_NAMES)
 VECTOR_NAMES = (*native.GPR, "flags", *(f"xmm{n}" for n in range(16)), *(f"st{n}" for n in range(8)),
-                "control", "status", "tags", "mxcsr", *(f"ymmh{n}" for n in range(16)))  # fmt: skip
+                "control", "status", "tags", "mxcsr", *(f"ymmh{n}" for n in range(16)),
+                *FAULT_NAMES)  # fmt: skip
 IMAGE_NAMES = ("control", "status", "tags", "ip", "cs", "opcode", "dp", "ds")
 X87_NAMES = (*(f"st{n}" for n in range(8)), *IMAGE_NAMES, "flags", "rax")
 HOST_AT = native_x87.BASE + 20  # where the x87 worker puts the instruction
@@ -27,7 +40,7 @@ HOST_AT = native_x87.BASE + 20  # where the x87 worker puts the instruction
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Registers by name and the data window."""
+    """Registers by name, in the order of the family's names, and the data window."""
 
     registers: dict[str, int]
     memory: bytes
@@ -101,16 +114,23 @@ class General:
         case = general_forms.make_case(rng, code, bits)
         if case is None:
             return None
-        registers = dict(zip(GENERAL_NAMES, (*case.regs, case.flags), strict=True))
-        return Sample(form, bits, case.code, State(registers, case.window))
+        values = (*case.regs, case.flags, *general_model.initial_segments(bits), 0, 0, 0)
+        state = State(dict(zip(GENERAL_NAMES, values, strict=True)), case.window)
+        return Sample(form, bits, case.code, state)
 
     def _case(self, sample: Sample) -> native.Case:
-        *regs, flags = (sample.state.registers[name] for name in GENERAL_NAMES)
-        return native.Case(sample.code, tuple(regs), flags, sample.state.memory, sample.bits)
+        values = tuple(sample.state.registers.values())
+        return native.Case(sample.code, values[:16], values[16], sample.state.memory, sample.bits)
 
     def _result(self, outcome: native.Outcome) -> Result:
-        registers = dict(zip(GENERAL_NAMES, (*outcome.regs, outcome.flags), strict=True))
-        return Result(outcome.signal, outcome.taken, State(registers, outcome.window))
+        values = (*outcome.regs, outcome.flags, *outcome.segments, *outcome.fault)
+        state = State(dict(zip(GENERAL_NAMES, values, strict=True)), outcome.window)
+        return Result(outcome.signal, outcome.taken, state)
+
+    def _outcome(self, result: Result) -> native.Outcome:
+        values = tuple(result.state.registers.values())
+        parts = (values[:16], values[16], result.state.memory, result.taken)
+        return native.Outcome(result.signal, *parts, values[17:25], (values[25], values[26], values[27]))
 
     def run(self, sample: Sample) -> Result:
         if sample.bits not in self.machines:
@@ -129,11 +149,7 @@ class General:
         case = self._case(sample)
         if ignored and general_model.is_long_double_shift(case):
             return []
-        host, guest = (
-            native.Outcome(result.signal, tuple(result.state.registers[name] for name in native.GPR),
-                           result.state.registers["flags"], result.state.memory, result.taken)
-            for result in (theirs, ours)
-        )  # fmt: skip
+        host, guest = self._outcome(theirs), self._outcome(ours)
         text = general_model.difference(case, host, guest, ignored)
         return text.split("; ") if text else []
 
@@ -151,49 +167,55 @@ class Vector:
     memory_size = native_vector.WINDOW_SIZE
 
     def __init__(self) -> None:
-        self.model: vector_cases.Model | None = None
+        self.model: vector_model.Model | None = None
         self.worker: native_vector.NativeVectorCpu | None = None
 
     def every_form(self) -> list[tuple[str, int, Any]]:
-        return [(code_names()[code], 64, code) for code in vector_cases.forms()]
+        return [(code_names()[code], 64, code) for code in vector_forms.forms()]
 
     def make(self, rng: random.Random, key: tuple[str, int, Any]) -> Sample | None:
         form, bits, code = key
         case = vector_cases.make_case(rng, code)
-        return Sample(form, bits, case.code, self._state(case))
+        return Sample(form, bits, case.code, self._state(case, (0, 0, 0)))
 
-    def _state(self, source: native_vector.Case | native_vector.Outcome) -> State:
+    def _state(
+        self, source: native_vector.Case | native_vector.Outcome, fault: tuple[int, int, int]
+    ) -> State:
         fx = source.fx
         words = (fx.control, fx.status, fx.tags, fx.mxcsr)
-        values = (*source.regs, source.flags, *fx.xmm, *fx.st, *words, *fx.ymmh)
+        values = (*source.regs, source.flags, *fx.xmm, *fx.st, *words, *fx.ymmh, *fault)
         return State(dict(zip(VECTOR_NAMES, values, strict=True)), source.window)
 
     def _parts(self, state: State) -> tuple[tuple[int, ...], int, native_vector.FxState, bytes]:
-        values = [state.registers[name] for name in VECTOR_NAMES]
-        xmm, st, ymmh = tuple(values[17:33]), tuple(values[33:41]), tuple(values[45:])
+        values = tuple(state.registers.values())
         control, status, tags, mxcsr = values[41:45]
-        fx = native_vector.FxState(control, status, tags, mxcsr, st, xmm, ymmh)
-        return tuple(values[:16]), values[16], fx, state.memory
+        fx = native_vector.FxState(control, status, tags, mxcsr, values[33:41], values[17:33], values[45:61])
+        return values[:16], values[16], fx, state.memory
+
+    def _result(self, outcome: native_vector.Outcome) -> Result:
+        return Result(outcome.signal, False, self._state(outcome, outcome.fault))
+
+    def _outcome(self, result: Result) -> native_vector.Outcome:
+        vector, error, cr2 = tuple(result.state.registers.values())[61:]
+        return native_vector.Outcome(result.signal, *self._parts(result.state), (vector, error, cr2))
 
     def run(self, sample: Sample) -> Result:
         if self.model is None:
-            self.model = vector_cases.Model()
-        outcome = self.model.run(native_vector.Case(sample.code, *self._parts(sample.state)))
-        return Result(outcome.signal, False, self._state(outcome))
+            self.model = vector_model.Model()
+        return self._result(self.model.run(native_vector.Case(sample.code, *self._parts(sample.state))))
 
     def host(self, samples: Sequence[Sample]) -> list[Result]:
         if self.worker is None:
             self.worker = native_vector.NativeVectorCpu().__enter__()
         cases = [native_vector.Case(sample.code, *self._parts(sample.state)) for sample in samples]
-        return [Result(outcome.signal, False, self._state(outcome)) for outcome in self.worker.run(cases)]
+        return [self._result(outcome) for outcome in self.worker.run(cases)]
 
     def undefined(self, sample: Sample) -> int:
         return 0
 
     def differences(self, sample: Sample, ours: Result, theirs: Result, ignored: int) -> list[str]:
         case = native_vector.Case(sample.code, *self._parts(sample.state))
-        guest, host = (native_vector.Outcome(r.signal, *self._parts(r.state)) for r in (ours, theirs))
-        return vector_cases.differences(sample.form, case, guest, host)
+        return vector_model.differences(sample.form, case, self._outcome(ours), self._outcome(theirs))
 
     def close(self) -> None:
         if self.worker is not None:
@@ -207,7 +229,23 @@ class Avx(Vector):
     name = "avx"
 
     def every_form(self) -> list[tuple[str, int, Any]]:
-        return [(code_names()[code], 64, code) for code in vector_cases.vex_forms()]
+        return [(code_names()[code], 64, code) for code in vector_forms.vex_forms()]
+
+
+class Image(Vector):
+    """FXSAVE, FXRSTOR, XSAVE and its kin in 64-bit code, for the components x87, SSE and AVX."""
+
+    name = "image"
+    memory_at = native_vector.DATA + 0x1000 - image_cases.IMAGE_WINDOW // 2
+    memory_size = image_cases.IMAGE_WINDOW
+
+    def every_form(self) -> list[tuple[str, int, Any]]:
+        return [(code_names()[code], 64, code) for code in vector_forms.image_forms()]
+
+    def make(self, rng: random.Random, key: tuple[str, int, Any]) -> Sample | None:
+        form, bits, code = key
+        case = image_cases.make_image_case(rng, code)
+        return Sample(form, bits, case.code, self._state(case, (0, 0, 0)))
 
 
 class X87:
@@ -228,7 +266,7 @@ class X87:
     def make(self, rng: random.Random, key: tuple[str, int, Any]) -> Sample | None:
         form, bits, code = key
         case = x87_cases.make_case(rng, code, form)
-        return Sample(form, bits, code, self._state(case.image, case.flags, 0, case.window))
+        return Sample(form, bits, case.code, self._state(case.image, case.flags, 0, case.window))
 
     def _state(self, image: native_x87.Image, flags: int, ax: int, window: bytes) -> State:
         values = (*image.registers, *(getattr(image, name) for name in IMAGE_NAMES), flags, ax)
@@ -251,7 +289,8 @@ class X87:
 
     def run(self, sample: Sample) -> Result:
         case = self._case(sample)
-        out = x87_model.run(self.cpu, self.numbers[sample.code], case, HOST_AT)
+        code = sample.code if sample.code in self.numbers else sample.code[1:]  # without the prefix
+        out = x87_model.run(self.cpu, self.numbers[code], case, HOST_AT)
         return Result(0, False, self._state(out.image, out.flags, out.ax, out.window))
 
     def host(self, samples: Sequence[Sample]) -> list[Result]:
@@ -278,8 +317,8 @@ class X87:
             self.worker = None
 
 
-FAMILIES: dict[str, type[General | Vector | Avx | X87]] = {
-    "general": General, "vector": Vector, "avx": Avx, "x87": X87,
+FAMILIES: dict[str, type[General | Vector | Avx | Image | X87]] = {
+    "general": General, "vector": Vector, "avx": Avx, "image": Image, "x87": X87,
 }  # fmt: skip
 
 
@@ -291,7 +330,7 @@ def differences(family: Family, sample: Sample, theirs: Result, ignored: int) ->
         return [f"exit {event.reason}"]
     except Exception as error:  # whatever it is, it is the finding
         return [f"{type(error).__name__} {error}"]
-    return family.differences(sample, ours, theirs, ignored)
+    return [] if ours == theirs else family.differences(sample, ours, theirs, ignored)
 
 
 def describe(family: Family, sample: Sample) -> str:

@@ -7,17 +7,64 @@ from one seeded generator: the same seed gives the same cases.
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
-from iced_x86 import Encoder, Instruction, OpCodeInfo, OpCodeOperandKind, OpKind, Register
+from iced_x86 import (
+    Decoder,
+    Encoder,
+    Instruction,
+    MandatoryPrefix,
+    MemorySizeExt,
+    OpCodeInfo,
+    OpCodeOperandKind,
+    OpKind,
+    Register,
+)
 
 from isa.decode import code_names, mnemonic_names
-from tests.oracles.native import CODE, DATA, GPR, SEGMENT16_BASE, TAKEN, WINDOW, WINDOW_SIZE, Case
+from tests.oracles.native import (
+    BASES,
+    CODE,
+    DATA,
+    GDT,
+    GDT_CPU_NODE,
+    GPR,
+    LDT,
+    SELECTORS,
+    TAKEN,
+    WINDOW,
+    WINDOW_SIZE,
+    Case,
+)
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 M64 = (1 << 64) - 1
 INPUT_FLAGS = 0x8D5  # CF PF AF ZF SF OF
-DF = 0x400
+TF, DF, NT, AC = 0x100, 0x400, 0x4000, 0x4_0000
+LOCK = 0xF0
+SEGMENT_PREFIXES = bytes.fromhex("26 2e 36 3e 64 65")  # ES CS SS DS FS GS
+SEGMENT_LOADS = ("MOV_SREG", "POPW_", "POPD_", "POPQ_")
+FAR_POINTERS = ("LDS", "LES", "LFS", "LGS", "LSS")
+DESCRIPTOR_LOOKS = ("LAR", "LSL", "VERR", "VERW", "ARPL")
+FAR_BRANCHES = ("JMP_M16", "CALL_M16", "JMP_PTR", "CALL_PTR")
+FAR_RETURNS = ("RETF", "IRET")
+
+# AMD's CPUs: LOCK MOV CR0 is MOV CR8; with a certain microcode VERW takes LOCK
+LOCK_IS_TAKEN = ("VERW", "MOV_R32_CR", "MOV_R64_CR", "MOV_CR")
+# AMD's CPUs load four bytes, Intel's two
+NARROWER_HERE = ("MOVSXD_R16_RM16",)
+# Some operands of these make another form: PREFETCH, NOP
+AMBIGUOUS = ("RESERVEDNOP", "XCHG_R")
+CONTROL_REGISTERS, DEBUG_REGISTERS = (0, 2, 3, 4), (0, 1, 2, 3, 6, 7)
+
+# Every selector of the tables with each RPL, and some past their ends
+SELECTOR_CHOICES = tuple(
+    selector
+    for first, count in ((0, len(GDT)), (4, len(LDT)))
+    for selector in (*(n << 3 | first | rpl for n in range(count + 2) for rpl in range(4)), 0xFFF8 | first)
+    if selector & ~3 != GDT_CPU_NODE
+)
 
 _KIND = {value: name for name, value in vars(OpCodeOperandKind).items() if isinstance(value, int)}
 _REGISTER = {name: value for name, value in vars(Register).items() if isinstance(value, int)}
@@ -34,6 +81,7 @@ _IMMEDIATES = {
     "IMM8SEX16": (8, OpKind.IMMEDIATE8TO16), "IMM8SEX32": (8, OpKind.IMMEDIATE8TO32),
     "IMM8SEX64": (8, OpKind.IMMEDIATE8TO64),
 }  # fmt: skip
+_FIXED = ("AL", "AX", "EAX", "RAX", "CL", "DX", "ES", "CS", "SS", "DS", "FS", "GS")
 _BRANCHES = {"BR16": OpKind.NEAR_BRANCH16, "BR32": OpKind.NEAR_BRANCH32, "BR64": OpKind.NEAR_BRANCH64}
 
 
@@ -65,13 +113,25 @@ def edge_value(rng: random.Random, bits: int) -> int:
     return rng.getrandbits(bits)
 
 
+@cache
+def _info(code: Any) -> Any:
+    return OpCodeInfo(code)
+
+
+@cache
+def _operand_kinds(code: Any) -> tuple[str, ...]:
+    info = _info(code)
+    return tuple(_KIND[info.op_kind(n)] for n in range(info.op_count))
+
+
 class FormCase:
     """Builds one case of a form for code of `bits`. `case` is None where the draw has no encoding."""
 
     def __init__(self, rng: random.Random, code: Any, bits: int) -> None:
         self.rng = rng
         self.bits = bits
-        self.info = OpCodeInfo(code)
+        self.info = _info(code)
+        self.kinds = _operand_kinds(code)
         self.name = code_names()[code]
         self.instruction: Any = Instruction()
         self.instruction.code = code
@@ -79,11 +139,17 @@ class FormCase:
         self.regs = [edge_value(rng, 64) for _ in GPR]
         self.flags = rng.getrandbits(12) & INPUT_FLAGS | 0x202
         self.window = bytearray(rng.randbytes(WINDOW_SIZE))
-        self.base = SEGMENT16_BASE if bits == 16 else 0  # of every segment
+        if rng.random() < 0.03 and self.name not in NARROWER_HERE:
+            self.flags |= AC  # alignment is checked
+        self.base = BASES[bits]["cs"]  # of CS, DS and SS
+        self.segment_base = self.base  # of the memory operand
         self.registers_used: list[tuple[int, int]] = []  # (number, bits) of explicit operands
         self.memory_at: int | None = None  # linear address of an operand in the window
         self.address_registers: set[int] = set()  # what that address depends on
         self.leaves_window = False
+        self.override = ""
+        self.beside_code = False
+        self.is_string = False
         self.case = self._build()
 
     # ---- the instruction ----------------------------------------------------------------------------------
@@ -93,37 +159,93 @@ class FormCase:
         self.regs[RSP] = self._address(64) - self.base
         self.regs[RBP] = self._address(64) - self.base if rng.random() < 0.5 else self.regs[RBP]
         rex = rng.random() < 0.7 if self.bits == 64 else False
-        string = False
-        for n in range(self.info.op_count):
-            kind = _KIND[self.info.op_kind(n)]
+        self._segment()
+        for n, kind in enumerate(self.kinds):
             if kind in _STRING_KINDS:
-                string = True
+                self.is_string = True
             elif not self._operand(n, kind, rex):
                 return None
-        if string:
+        if self.is_string:
             self._string()
         self._prepare()
+        lock = self.info.can_use_lock_prefix and self._has_memory() and rng.random() < 0.4
+        self.instruction.has_lock_prefix = lock
         raw = self._encode()
         if raw is None or self.leaves_window:
             return None
-        self._aim(len(raw))
-        if any(kind.startswith("BR") for kind in self._kinds()):
-            raw = self._encode()
+        prefix = self._other_prefix(raw)
+        self._aim(len(prefix + raw))
+        if self.beside_code or any(kind.startswith(("BR", "FARBR", "IMM16")) for kind in self.kinds):
+            raw = self._encode(len(prefix))
             if raw is None:
                 return None
-        return Case(raw, tuple(value & self._register_mask() for value in self.regs), self.flags,
+        if self.name.startswith(AMBIGUOUS):
+            decoded = Decoder(self.bits, raw).decode()
+            if not decoded.is_invalid and decoded.code != self.instruction.code:
+                return None
+        return Case(prefix + raw, tuple(value & self._register_mask() for value in self.regs), self.flags,
                     bytes(self.window), self.bits)  # fmt: skip
+
+    def _has_memory(self) -> bool:
+        instruction = self.instruction
+        return any(instruction.op_kind(n) == OpKind.MEMORY for n in range(len(self.kinds)))
+
+    def _other_prefix(self, raw: bytes) -> bytes:
+        """Now and then a prefix that changes nothing but must not disturb, or a LOCK that is not allowed."""
+        rng = self.rng
+        choice = rng.random()
+        if choice < 0.01 and not self.name.startswith(LOCK_IS_TAKEN):
+            prefix = bytes((LOCK,))
+        elif choice < 0.04:
+            prefix = bytes((rng.choice(SEGMENT_PREFIXES),))
+        elif choice < 0.05 and self.info.mandatory_prefix == MandatoryPrefix.NONE and self._ignores_rep():
+            prefix = rng.choice((b"\xf2", b"\xf3"))
+        else:
+            return b""
+        decoded = Decoder(self.bits, prefix + raw, ip=CODE - self.base).decode()
+        if decoded.is_invalid:
+            return prefix if prefix[0] == LOCK and raw[0] != LOCK else b""
+        if prefix[0] in (0xF2, 0xF3):
+            return prefix if decoded.code == self.instruction.code and len(prefix + raw) <= 15 else b""
+        relevant = self.instruction.segment_prefix != Register.NONE or (
+            self._has_memory()
+            or any(kind in ("MEM", "MEM_OFFS", "SEG_RSI", "SEG_RBX_AL") for kind in self.kinds)
+        )
+        if self.bits == 64 and prefix[0] in SEGMENT_PREFIXES[:4]:
+            relevant = self.instruction.segment_prefix != Register.NONE
+        if prefix[0] == LOCK or relevant or decoded.code != self.instruction.code or len(prefix + raw) > 15:
+            return b""
+        return prefix
+
+    def _ignores_rep(self) -> bool:
+        """Not what it repeats; REPNE turns LOOPE of AMD's CPUs into LOOPNE (the manual: reserved)."""
+        return not self.is_string and not self.mnemonic.startswith("LOOP")
+
+    def _segment(self) -> None:
+        """A segment override for the memory operand, where the form has one. ES CS SS DS say nothing in
+        64-bit code."""
+        rng = self.rng
+        if rng.random() >= 0.3:
+            return
+        name = rng.choice(("fs", "gs") if rng.random() < 0.75 else ("es", "cs", "ss", "ds"))
+        for kind in self.kinds:
+            if kind == "MEM" or "OR_MEM" in kind or kind in ("MEM_OFFS", "SEG_RSI", "SEG_RBX_AL"):
+                self.override = name
+                self.segment_base = BASES[self.bits][name] if self.bits != 64 or name in ("fs", "gs") else 0
+
+    def _use_segment(self) -> None:
+        """The override belongs to the operand that is being made."""
+        if self.override:
+            self.instruction.segment_prefix = _REGISTER[self.override.upper()]
 
     def _register_mask(self) -> int:
         return M64 if self.bits == 64 else 0xFFFF_FFFF
 
-    def _kinds(self) -> list[str]:
-        return [_KIND[self.info.op_kind(n)] for n in range(self.info.op_count)]
-
-    def _encode(self) -> bytes | None:
+    def _encode(self, before: int = 0) -> bytes | None:
+        """The bytes of the instruction, which stands `before` bytes behind CODE."""
         encoder = Encoder(self.bits)
         try:
-            encoder.encode(self.instruction, CODE - self.base)
+            encoder.encode(self.instruction, CODE - self.base + before)
         except ValueError:
             return None
         return bytes(encoder.take_buffer())
@@ -131,12 +253,12 @@ class FormCase:
     def _operand(self, n: int, kind: str, rex: bool) -> bool:
         rng, instruction = self.rng, self.instruction
         size, _, rest = kind.partition("_")
-        if kind in ("AL", "AX", "EAX", "RAX", "CL", "DX"):
+        if kind in _FIXED:
             self._set_register(n, kind)
         elif kind == "SEG_RBX_AL":
             self._xlat(n)
         elif kind == "MEM" or (rest == "OR_MEM" and rng.random() < 0.5):
-            self._memory(n, int(size[1:]) if rest else self.info.operand_size or 64)
+            self._memory(n)
         elif kind == "MEM_OFFS":
             self._absolute(n)
         elif size in ("R8", "R16", "R32", "R64") and rest in ("OR_MEM", "REG", "OPCODE", "RM", "VVVV"):
@@ -159,6 +281,14 @@ class FormCase:
         elif kind == "IMM8_CONST_1":
             instruction.set_op_kind(n, OpKind.IMMEDIATE8)
             instruction.set_immediate_i64(n, 1)
+        elif kind == "SEG_REG":
+            self._set_register(n, rng.choice(("ES", "CS", "SS", "DS", "FS", "GS")))
+        elif kind == "CR_REG":
+            self._set_register(n, f"CR{rng.choice(CONTROL_REGISTERS)}")
+        elif kind == "DR_REG":
+            self._set_register(n, f"DR{rng.choice(DEBUG_REGISTERS)}")
+        elif kind.startswith("FARBR"):
+            self._far_branch(n, kind)
         elif size in _BRANCHES:
             instruction.set_op_kind(n, _BRANCHES[size])
             self._branch(CODE + 8)
@@ -179,13 +309,16 @@ class FormCase:
             return middle - self.rng.randrange(1, 17)
         return WINDOW + self.rng.randrange(room, WINDOW_SIZE - room)
 
-    def _target(self, size: int) -> int:
-        """Linear address for a memory operand; now and then one that faults."""
+    def _target(self) -> int:
+        """Linear address for a memory operand; now and then one that faults, or faults if it is written."""
         self.memory_at = None
         choice = self.rng.random()
-        if choice < 0.01:
-            return DATA - 4 + self.rng.randrange(4) - size  # the guard page below
-        if choice < 0.02 and self.bits == 64:
+        size = MemorySizeExt.size(self.info.memory_size)
+        if choice < 0.015 and size and self.name not in NARROWER_HERE:
+            if self.mnemonic in ("JMP", "CALL") or self.rng.random() < 0.5:
+                return DATA + 0x2000 - self.rng.randrange(size)  # the page behind is absent
+            return DATA - self.rng.randrange(1, 2 * size + 1)  # the page before is read-only
+        if 0.015 < choice < 0.02 and self.bits == 64:
             return self.rng.choice((1 << 47, 0x8000_1234_5678_9ABC, 0xFFFF_7FFF_FFFF_FFF0))
         self.memory_at = self._address(64)
         if "16B" in self.name and self.rng.random() < 0.9:
@@ -195,17 +328,22 @@ class FormCase:
     def _address_size(self) -> int:
         if self.bits == 64:
             return 64 if self.rng.random() < 0.85 else 32
-        if self.bits == 32:
-            return 32  # a 16-bit address does not reach the window
+        if self.bits == 32:  # a 16-bit address reaches the window through the segments that begin near it
+            near = self.segment_base != self.base
+            return 16 if near and self.rng.random() < 0.4 else 32
         return 16 if self.rng.random() < 0.8 else 32
 
-    def _memory(self, n: int, size: int) -> None:
+    def _memory(self, n: int) -> None:
         rng, instruction = self.rng, self.instruction
         instruction.set_op_kind(n, OpKind.MEMORY)
-        linear = self._target(size // 8)
-        offset = linear - self.base & M64
+        linear = self._target()
+        self._use_segment()
+        offset = linear - self.segment_base & M64
         bits = self._address_size()
         mask = (1 << bits) - 1
+        if self.bits == 64 and rng.random() < 0.08:
+            self._beside_code(linear)
+            return
         if bits == 16:
             base, index = rng.choice(_ADDRESSES16)
             scale = 1
@@ -227,6 +365,8 @@ class FormCase:
             displacement = rng.choice((0, rng.randrange(-128, 128), rng.randrange(-(1 << 31), 1 << 31)))
             if base_number == RSP and self.mnemonic in ("PUSH", "POP", "CALL"):
                 index_number, scale, displacement = None, 1, rng.randrange(-32, 32)  # the stack is used too
+                instruction.segment_prefix = Register.NONE
+                offset = linear - self.base & M64
             instruction.memory_displ_size = bits // 8
             instruction.memory_base = _REGISTER[register_name(base_number, bits)]
             if index_number is not None:
@@ -239,13 +379,27 @@ class FormCase:
             value = offset - index_value - displacement & mask
             self.regs[base_number] = self.regs[base_number] & ~mask & M64 | value
 
+    def _beside_code(self, linear: int) -> None:
+        """An operand relative to RIP. The segment's base would be added to a target near RIP: none here."""
+        instruction = self.instruction
+        instruction.segment_prefix = Register.NONE
+        self.segment_base = self.base
+        if self.memory_at is None:
+            linear = self.memory_at = self._address(64)
+        narrow = self.rng.random() < 0.2
+        instruction.memory_base = Register.EIP if narrow else Register.RIP
+        instruction.memory_displ_size = 4 if narrow else 8
+        instruction.memory_displacement = linear
+        self.beside_code = True
+
     def _absolute(self, n: int) -> None:
         """A moffs operand."""
+        self._use_segment()
         instruction = self.instruction
         instruction.set_op_kind(n, OpKind.MEMORY)
         bits = self._address_size()
         instruction.memory_displ_size = bits // 8
-        instruction.memory_displacement = self._target(8) - self.base & (1 << bits) - 1
+        instruction.memory_displacement = self._target() - self.segment_base & (1 << bits) - 1
 
     def _xlat(self, n: int) -> None:
         instruction = self.instruction
@@ -253,17 +407,22 @@ class FormCase:
         instruction.set_op_kind(n, OpKind.MEMORY)
         instruction.memory_base = _REGISTER[register_name(RBX, bits)]
         instruction.memory_index = Register.AL
+        self._use_segment()
         self.memory_at = self._address(64)
-        self.regs[RBX] = self.memory_at - self.base - (self.regs[RAX] & 0xFF) & M64
+        self.regs[RBX] = self.memory_at - self.segment_base - (self.regs[RAX] & 0xFF) & M64
 
     def _string(self) -> None:
         """Pointers into the window, a direction, sometimes a prefix with a count that stays inside."""
         rng, instruction = self.rng, self.instruction
         bits = self._address_size()
+        if self.bits == 32 and "SEG_RSI" not in self.kinds and rng.random() < 0.3:
+            bits = 16  # ES begins near the window
         mask = (1 << bits) - 1
-        for n, kind in enumerate(self._kinds()):
+        for n, kind in enumerate(self.kinds):
             if kind in _STRING_KINDS:
                 instruction.set_op_kind(n, _STRING_KINDS[kind][bits])
+        if "SEG_RSI" in self.kinds:
+            self._use_segment()
         if rng.random() < 0.3:
             self.flags |= DF
         middle = WINDOW + WINDOW_SIZE // 2
@@ -276,8 +435,8 @@ class FormCase:
             if rng.random() < 0.7:
                 self.window[rng.randrange(156, 356)] ^= 1 << rng.randrange(8)
             self.regs[RAX] = int.from_bytes(self.window[200:208], "little")
-        for register, linear in ((RSI, source), (RDI, target)):
-            self.regs[register] = self.regs[register] & ~mask & M64 | linear - self.base
+        for register, offset in ((RSI, source - self.segment_base), (RDI, target - BASES[self.bits]["es"])):
+            self.regs[register] = self.regs[register] & ~mask & M64 | offset & mask
         if rng.random() < 0.7:
             if rng.random() < 0.5:
                 instruction.has_rep_prefix = True
@@ -294,7 +453,7 @@ class FormCase:
             regs[RDX] = M64 if self.mnemonic == "IDIV" and regs[RAX] >> 63 else rng.randrange(3)
             if rng.random() < 0.5:
                 regs[RAX] >>= rng.randrange(64)
-        elif self.mnemonic in ("BT", "BTS", "BTR", "BTC") and self.memory_at is not None:
+        elif self.mnemonic in ("BT", "BTS", "BTR", "BTC") and self._has_memory():
             self._bit_offset()
         elif self.mnemonic.startswith("CMPXCHG"):
             self._compare_equal()
@@ -304,16 +463,77 @@ class FormCase:
             self.instruction.set_immediate_i64(0, rng.randrange(64))
             self.instruction.set_immediate_i64(1, rng.choice((0, 1, 2, 3, 9)) | rng.choice((0, 32, 0xE0)))
         elif self.mnemonic in ("POPF", "POPFD", "POPFQ"):
-            image = rng.getrandbits(64) & ~0x100  # TF would trap in the trampoline
+            image = rng.getrandbits(64) & ~TF  # it would trap in the trampoline
             self._put(regs[RSP] + self.base, image & M64, 8)
         elif self.mnemonic.startswith("LOOP") or "CXZ" in self.name:
             regs[RCX] = regs[RCX] & rng.choice((M64, ~0xFFFF, ~0xFFFF_FFFF, 0)) & M64 | rng.randrange(3)
         elif self.mnemonic.startswith("LEAVE"):
             regs[RBP] = self._address(64) - self.base
+        elif self.name.startswith((*SEGMENT_LOADS, *FAR_POINTERS, *DESCRIPTOR_LOOKS)):
+            self._selector()
+        elif self.name.startswith(("WRFSBASE", "WRGSBASE")):
+            self._base()
+
+    def _selector(self) -> None:
+        """A selector where the form takes one: in a register, in memory, on the stack, behind an offset."""
+        rng = self.rng
+        selector = rng.choice(SELECTOR_CHOICES)
+        if rng.random() < 0.4:  # one that most segment registers take
+            selector = rng.choice((0, 3, *SELECTORS[32].values(), *SELECTORS[16].values()))
+        if self.name.startswith("POP"):
+            self._put(self.regs[RSP] + self.base, selector, 2)
+        elif self.memory_at is not None:
+            behind = 0
+            if self.name.startswith(FAR_POINTERS):
+                behind = MemorySizeExt.size(self.info.memory_size) - 2
+            self._put(self.memory_at + behind, selector, 2)
+        elif self.registers_used and not self._has_memory():
+            number = self.registers_used[-1][0]
+            if self.mnemonic == "ARPL":
+                number = self.registers_used[rng.randrange(len(self.registers_used))][0]
+            self.regs[number] = self.regs[number] & ~0xFFFF | selector
+
+    def _base(self) -> None:
+        """Mostly a canonical address."""
+        number = self.registers_used[0][0]
+        value = self.regs[number] & (1 << 48) - 1
+        if self.rng.random() < 0.8:
+            self.regs[number] = value - (value >> 47 << 48) & M64
+
+    def _far_selector(self) -> int:
+        """Mostly that of the running code; never that of another segment which code may run in."""
+        own = SELECTORS[self.bits]["cs"]
+        if self.rng.random() < 0.75:
+            return own
+        selector = self.rng.choice(SELECTOR_CHOICES)
+        table, number = (LDT if selector & 4 else GDT), selector >> 3
+        if number >= len(table):
+            return selector
+        entry = table[number]
+        descriptor = entry if isinstance(entry, int) else entry.descriptor()
+        enterable = descriptor >> 43 & 3 == 3 and descriptor >> 47 & 1 and descriptor >> 45 & 3 == 3
+        return own if enterable else selector
+
+    def _far_branch(self, n: int, kind: str) -> None:
+        """A pointer in the instruction. Seven or five bytes, perhaps a prefix: `_aim` corrects it."""
+        instruction = self.instruction
+        wide = kind.startswith("FARBR4")
+        instruction.set_op_kind(n, OpKind.FAR_BRANCH32 if wide else OpKind.FAR_BRANCH16)
+        instruction.far_branch_selector = self._far_selector()
+        self._far_offset(CODE + 8 - self.base)
+
+    def _far_offset(self, offset: int) -> None:
+        if self.instruction.op_kind(0) == OpKind.FAR_BRANCH32:
+            self.instruction.far_branch32 = offset
+        else:
+            self.instruction.far_branch16 = offset & 0xFFFF
 
     def _bit_offset(self) -> None:
         """A bit offset that leaves the operand, in both directions, but not the window."""
-        if len(self.registers_used) != 1 or self.memory_at is None:
+        if len(self.registers_used) != 1:
+            return
+        if self.memory_at is None:
+            self.leaves_window = True
             return
         number, bits = self.registers_used[0]
         if number in self.address_registers:  # the bit could be anywhere, in the trampoline even
@@ -358,8 +578,17 @@ class FormCase:
     def _aim(self, size: int) -> None:
         """Let every branch land `TAKEN` bytes behind the instruction of `size` bytes."""
         target = CODE + size + TAKEN
-        if any(kind.startswith("BR") for kind in self._kinds()):
+        if any(kind.startswith("BR") for kind in self.kinds):
             self._branch(target)
+        elif self.kinds and self.kinds[0].startswith("FARBR"):
+            self._far_offset(target - self.base)
+        elif self.name.startswith(FAR_BRANCHES):
+            if self.memory_at is not None:
+                offset = MemorySizeExt.size(self.info.memory_size) - 2
+                self._put(self.memory_at, target - self.base, offset)
+                self._put(self.memory_at + offset, self._far_selector(), 2)
+        elif self.name.startswith(FAR_RETURNS):
+            self._far_return(target - self.base)
         elif self.mnemonic in ("JMP", "CALL"):
             if self.memory_at is not None:
                 self._put(self.memory_at, target - self.base, 8)
@@ -368,6 +597,24 @@ class FormCase:
         elif self.mnemonic == "RET":
             self._put(self.regs[RSP] + self.base, target - self.base, 8)
 
+    def _far_return(self, target: int) -> None:
+        """What RETF and IRET find on the stack."""
+        rng = self.rng
+        if self.kinds:  # AMD looks behind the released bytes before it refuses a selector: no fault there
+            released = rng.randrange(64)
+            self.instruction.set_immediate_i64(0, released & ~7 if self.flags & AC else released)
+        width = {"W": 2, "D": 4, "Q": 8}[self.name.partition("_")[0][-1]]
+        words = [target, self._far_selector() | rng.getrandbits(64) & ~0xFFFF]
+        if self.name.startswith("IRET"):
+            words.append(rng.getrandbits(32) & ~TF)
+            if rng.random() < 0.03:
+                self.flags |= NT
+            if self.bits == 64:  # RSP and SS are always popped
+                words.append(rng.getrandbits(64) if rng.random() < 0.3 else self._address(64))
+                words.append(SELECTORS[64]["ss"] if rng.random() < 0.9 else rng.choice(SELECTOR_CHOICES))
+        for n, word in enumerate(words):
+            self._put(self.regs[RSP] + self.base + n * width, word & (1 << 8 * width) - 1, width)
+
 
 def make_case(rng: random.Random, code: int, bits: int) -> Case | None:
     """One case of a form, or None where this draw cannot be encoded."""
@@ -375,16 +622,16 @@ def make_case(rng: random.Random, code: int, bits: int) -> Case | None:
 
 
 def is_usable(code: Any, bits: int) -> bool:
-    """False for forms that a user process cannot try here.
+    """False for forms that user code of `bits` does not have or that would leave the test area.
 
-    Near branches with a 16-bit operand size leave the test area in 32-bit code, and in 64-bit code Intel's
-    and AMD's CPUs disagree about them. KNC, XOP and 486 (A step) forms are of CPUs of the past.
+    Branches with a 16-bit operand size stay in the first 64 KiB of the code segment: 16-bit code only.
+    Outside 64-bit code SYSRET at CPL 3 is #UD on Intel's CPUs and #GP on AMD's.
     """
-    info: Any = OpCodeInfo(code)
-    name = code_names()[code]
-    exists = {64: info.mode64, 32: info.mode32, 16: info.mode16}[bits]
-    if not exists or "KNC" in name or "486" in name or "XOP" in name:
+    info = _info(code)
+    if not {64: info.mode64, 32: info.mode32, 16: info.mode16}[bits]:
         return False
-    kinds = [_KIND[info.op_kind(n)] for n in range(info.op_count)]
-    near16 = any(kind.startswith("BR16") for kind in kinds) or name.startswith("RETNW")
-    return bits == 16 or not (near16 or name in ("JMP_RM16", "CALL_RM16"))
+    name = code_names()[code]
+    narrow = any(kind.startswith(("BR16", "FARBR2")) for kind in _operand_kinds(code)) or name.startswith(
+        ("RETNW", "RETFW", "IRETW", "JMP_RM16", "CALL_RM16", "JMP_M1616", "CALL_M1616")
+    )
+    return (bits == 16 or not narrow) and (bits == 64 or not name.startswith("SYSRET"))

@@ -1,9 +1,10 @@
 """The host's own CPU as an oracle: runs one user-mode instruction on the real silicon. Linux on x86-64 only.
 
-A worker process maps a trampoline, a code page and a data window at fixed addresses, loads every general
-register and the flags, jumps to the instruction and reports what came out. Signals are caught by machine
-code on a stack of its own, so an instruction may fault, and may have anything in RSP. 32-bit code runs in the
-kernel's compatibility segment, 16-bit code in a segment made with modify_ldt.
+A worker process maps a trampoline, a code page and a data window at fixed addresses, loads the segment
+registers, every general register and the flags, jumps to the instruction and reports what came out. Signals
+are caught by machine code on a stack of its own, so an instruction may fault, and may have anything in RSP:
+vector, error code and fault address come from the signal frame. 32-bit code runs in the kernel's
+compatibility segment, 16-bit code in a segment made with modify_ldt.
 """
 
 from __future__ import annotations
@@ -22,30 +23,105 @@ from typing import Any, BinaryIO
 BASE = 0x1000_0000
 STATE = BASE + 0x1000
 CODE = BASE + 0x2000  # the instruction under test starts here
-DATA = BASE + 0x4000  # two pages; the pages before and after are not mapped
+DATA = BASE + 0x4000  # two pages; the page before is read-only and zero, the page after is not mapped
+DATA_SIZE = 0x2000
 WINDOW_SIZE = 512
 WINDOW = DATA + 0x1000 - WINDOW_SIZE // 2  # across the page boundary
 TAKEN = 16  # a taken branch lands this far behind the instruction
 
 GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
        "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")  # fmt: skip
+SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 
 # Offsets in the state page
-IN_REGS, IN_FLAGS, HOST_RSP, OUT_REGS, OUT_FLAGS = 0, 128, 136, 144, 272
-SIGNAL, CONTEXT, WAS_TAKEN, FAR = 280, 288, 296, 304
+IN_REGS, IN_FLAGS, HOST_RSP, FAR = 0, 128, 136, 144
+OUT_REGS, OUT_FLAGS, SIGNAL, CONTEXT, WAS_TAKEN = 192, 320, 328, 336, 344
+OUT_SEGMENTS, OUT_FS_BASE, OUT_GS_BASE, OUT_FAULT, OUT_END = 352, 368, 376, 384, 408
+# General registers, flags, signal, context, taken, six selectors, two bases, vector, error code, address
+OUT = struct.Struct("<16Q 4Q 6H4x 2Q 3Q")
 
 USER_CS64, USER_CS32, USER_DS = 0x33, 0x23, 0x2B
-LDT_CODE16, LDT_DATA16 = 0x07, 0x0F  # entries 0 and 1 of the LDT, RPL 3
 SEGMENT16_BASE = BASE  # 16-bit code and data see the whole area
 
+
+@dataclass(frozen=True, slots=True)
+class LdtEntry:
+    """What modify_ldt is asked for; the fields of Linux's struct user_desc. `contents`: 0 data, 1 expand-down
+    data, 2 code, 3 conforming code. Such descriptors have DPL 3 and are marked accessed."""
+
+    base: int
+    limit: int
+    wide: bool = False  # D/B
+    contents: int = 0
+    locked: bool = False  # data that is not writable, code that is not readable
+    pages: bool = False  # G
+    absent: bool = False
+    avl: bool = False
+
+    def flags(self) -> int:
+        """The bit fields of struct user_desc."""
+        bits = (self.wide, 0, 0, self.locked, self.pages, self.absent, self.avl)
+        return sum(bool(bit) << n for n, bit in enumerate(bits)) | self.contents << 1
+
+    def descriptor(self) -> int:
+        """The eight bytes that Linux makes of it."""
+        kind = self.contents << 2 | (not self.locked) << 1 | 1
+        access = kind | 1 << 4 | 3 << 5 | (not self.absent) << 7
+        high = access | self.avl << 12 | self.wide << 14 | self.pages << 15
+        low = self.limit & 0xFFFF | (self.base & 0xFF_FFFF) << 16
+        return low | high << 40 | (self.limit >> 16) << 48 | (self.base >> 24) << 56
+
+
+CODE16, DATA16, ES32, FS32, GS32, ES16, FS16, GS16 = (n << 3 | 7 for n in range(8))
+LDT = (
+    LdtEntry(SEGMENT16_BASE, 0xFFFF, contents=2),
+    LdtEntry(SEGMENT16_BASE, 0xFFFF),
+    LdtEntry(BASE, 0xF_FFFF, wide=True, pages=True),
+    LdtEntry(BASE + 0x3000, 0xF_FFFF, wide=True, pages=True),
+    LdtEntry(BASE - 0x2345, WINDOW + 400 - BASE + 0x2345, wide=True),  # ends in the window
+    LdtEntry(BASE + 0x100, 0xFFFF),
+    LdtEntry(BASE + 0x1000, 0xFFFF),
+    LdtEntry(BASE + 0x2F05, WINDOW + 440 - BASE - 0x2F05),
+    # Only to be looked at and to be refused
+    LdtEntry(0x1234_5678, 0x123, locked=True),
+    LdtEntry(0x0010_0000, 0xFFF, wide=True, contents=1),
+    LdtEntry(0, 0xF_1234, wide=True, contents=2, locked=True, pages=True),
+    LdtEntry(0x400, 0xF_FFFF, wide=True, contents=3, pages=True, absent=True),
+    LdtEntry(0x400, 0x321, absent=True),
+    LdtEntry(0x400, 0x4321, contents=2, absent=True),
+    LdtEntry(0, 0xF_FFFF, wide=True, pages=True, avl=True),
+)
+# Linux's GDT as far as user code may know it (arch/x86/include/asm/segment.h); 0 where nothing is visible
+GDT = (0, 0x00CF_9B00_0000_FFFF, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_FB00_0000_FFFF,
+       0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF, 0, 0x0000_8B00_0000_206F, 0, 0x0000_8200_0000_0077,
+       0, 0, 0, 0, 0)  # fmt: skip
+GDT_CPU_NODE = 0x78  # its limit is the number of the CPU
+
+# FS and GS have no selector in 64-bit code; any base below the window will do
+FS_BASE64, GS_BASE64 = 0x0A98_7653, 0x0FFF_0000
+SELECTORS = {
+    64: dict(zip(SEGMENTS, (0, USER_CS64, USER_DS, 0, 0, 0), strict=True)),
+    32: dict(zip(SEGMENTS, (ES32, USER_CS32, USER_DS, USER_DS, FS32, GS32), strict=True)),
+    16: dict(zip(SEGMENTS, (ES16, CODE16, DATA16, DATA16, FS16, GS16), strict=True)),
+}
+BASES = {
+    bits: {name: LDT[selector >> 3].base if selector & 4 else 0 for name, selector in selectors.items()}
+    for bits, selectors in SELECTORS.items()
+}
+BASES[64] |= {"fs": FS_BASE64, "gs": GS_BASE64}
+
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
-# Order of the general registers in a signal frame (asm/sigcontext.h)
+PAGE_FAULT = 14
+# Order of the general registers in a signal frame (asm/sigcontext.h); behind them RIP, the flags, four
+# selectors (CS, GS, FS, SS), error code, vector, signal mask, CR2
 CONTEXT_ORDER = (8, 9, 10, 11, 12, 13, 14, 15, 7, 6, 5, 3, 2, 0, 1, 4)
+CONTEXT_FRAME = struct.Struct("<16Q Q Q 4H 4Q")
+ARCH_PRCTL, ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS = 158, 0x1001, 0x1002, 0x1003, 0x1004
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One instruction with everything that goes into it."""
+    """One instruction with everything that goes into it. The segment registers are the same for all."""
 
     code: bytes
     regs: tuple[int, ...]  # 16, in the manual's order
@@ -56,13 +132,19 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came out. After a signal `regs` and `flags` are those at the fault."""
+    """What came out. After a signal everything is as at the fault.
+
+    `segments`: six selectors in the manual's order, base of FS, base of GS (64-bit code, else 0).
+    `fault`: vector, error code, address of a page fault (of another one 0); zeros without a signal.
+    """
 
     signal: int
     regs: tuple[int, ...]
     flags: int
     window: bytes
     taken: bool
+    segments: tuple[int, ...]
+    fault: tuple[int, int, int]
 
 
 class Trampoline:
@@ -74,23 +156,28 @@ class Trampoline:
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
         protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
         fixed_noreplace = 0x10_0000
-        for address, size in ((BASE, 0x3000), (DATA, 0x2000)):
+        for address, size in ((BASE, 0x3000), (DATA, DATA_SIZE)):
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed_noreplace
             if libc.mmap(address, size, protection, flags, -1, 0) != address:
                 raise OSError(ctypes.get_errno(), f"cannot map {size:#x} executable bytes at {address:#x}")
+        populate = 0x8000  # or it would be absent until something reads it
+        if libc.mmap(DATA - 0x1000, 0x1000, mmap.PROT_READ, flags | populate, -1, 0) != DATA - 0x1000:
+            raise OSError(ctypes.get_errno(), f"cannot map a page at {DATA - 0x1000:#x}")
         self.entries = dict.fromkeys((64, 32, 16), 0)
         self.window: Any = (ctypes.c_char * WINDOW_SIZE).from_address(WINDOW)
-        self.state: Any = (ctypes.c_char * 512).from_address(STATE)
+        self.state: Any = (ctypes.c_char * OUT_END).from_address(STATE)
         self.code: Any = (ctypes.c_char * 64).from_address(CODE)
-        self._build()
+        own_fs = ctypes.c_uint64()
+        libc.syscall(ARCH_PRCTL, ARCH_GET_FS, ctypes.byref(own_fs))
+        self._build(own_fs.value)
         self._catch_signals(libc)
         self.has_ldt = self._make_ldt(libc)
         self.functions: dict[int, Any] = {
             bits: ctypes.CFUNCTYPE(None)(address) for bits, address in self.entries.items()
         }
 
-    def _build(self) -> None:
-        """Write the trampoline: entries, exits and the signal handler."""
+    def _build(self, own_fs: int) -> None:
+        """Write the trampoline: entries, exits and the signal handler. `own_fs` is this process's FS base."""
         code = bytearray()
 
         def relative(opcode: bytes, offset: int, tail: bytes = b"") -> None:
@@ -103,21 +190,32 @@ class Trampoline:
         def save(register: int, offset: int) -> None:
             relative(bytes((0x48 | register >> 3 << 2, 0x89, 5 | (register & 7) << 3)), offset)
 
+        def load_segment(name: str, selector: int) -> None:  # mov eax, selector; mov sreg, eax
+            code.extend(b"\xb8" + struct.pack("<I", selector))
+            code.extend(bytes((0x8E, 0xC0 | SEGMENTS.index(name) << 3)))
+
+        def arch_prctl(command: int, argument: int) -> None:  # mov eax; mov edi; mov rsi; syscall
+            code.extend(b"\xb8" + struct.pack("<I", ARCH_PRCTL) + b"\xbf" + struct.pack("<I", command))
+            code.extend(b"\x48\xbe" + struct.pack("<Q", argument) + b"\x0f\x05")
+
         for bits in (64, 32, 16):
             self.entries[bits] = BASE + len(code)
             code += bytes.fromhex("53 55 4154 4155 4156 4157")  # push rbx rbp r12-r15
             save(4, HOST_RSP)
-            selector = {64: 0, 32: USER_DS, 16: LDT_DATA16}[bits]
+            selectors = SELECTORS[bits]
+            if bits == 64:
+                arch_prctl(ARCH_SET_FS, FS_BASE64)
+                arch_prctl(ARCH_SET_GS, GS_BASE64)
+            else:
+                for name in ("es", "ds", "fs", "gs"):
+                    load_segment(name, selectors[name])
             relative(b"\xff\x35", IN_FLAGS)  # push [flags]; popfq
             code += b"\x9d"
-            if selector:
-                code += b"\xb8" + struct.pack("<I", selector)  # mov eax, selector
-                code += bytes.fromhex("8ed8 8ec0")  # mov ds, eax; mov es, eax
             for register in range(16):
                 if register not in (0, 4):
                     load(register, IN_REGS + 8 * register)
-            if selector:
-                code += bytes.fromhex("8ed0")  # mov ss, eax
+            if bits != 64:
+                load_segment("ss", selectors["ss"])
             load(4, IN_REGS + 8 * 4)
             load(0, IN_REGS)
             relative(b"\xff\x2d", FAR)  # jmp far [target]
@@ -132,9 +230,14 @@ class Trampoline:
             if register != 4:
                 save(register, OUT_REGS + 8 * register)
         tail = len(code)
-        code += b"\xb8" + struct.pack("<I", USER_DS) + bytes.fromhex("8ed0")  # mov eax, ds; mov ss, eax
-        code += bytes.fromhex("31c0 8ed8 8ec0")  # ds and es are null in 64-bit code
+        for n in range(6):
+            relative(bytes((0x8C, 5 | n << 3)), OUT_SEGMENTS + 2 * n)  # mov [selector], sreg
         code += bytes.fromhex("6802020000 9d")  # flags as the ABI has them
+        arch_prctl(ARCH_GET_FS, STATE + OUT_FS_BASE)
+        arch_prctl(ARCH_GET_GS, STATE + OUT_GS_BASE)
+        load_segment("ss", USER_DS)
+        code += bytes.fromhex("31c0 8ed8 8ec0")  # ds and es are null in 64-bit code
+        arch_prctl(ARCH_SET_FS, own_fs)
         code += bytes.fromhex("415f 415e 415d 415c 5d 5b c3")
         self.handler = BASE + len(code)
         save(7, SIGNAL)
@@ -154,40 +257,47 @@ class Trampoline:
             libc.sigaction(signal, action, None)
 
     def _make_ldt(self, libc: Any) -> bool:
-        """A 16-bit code and a 16-bit data segment; False where the kernel has no modify_ldt."""
+        """Fill the LDT; False where the kernel has no modify_ldt."""
         modify_ldt = 154
-        for entry, contents in ((0, 2), (1, 0)):
-            # struct user_desc: seg_32bit 0, contents, read_exec_only 0, limit_in_pages 0
-            descriptor = struct.pack("<IIII", entry, SEGMENT16_BASE, 0xFFFF, contents << 1)
-            if libc.syscall(modify_ldt, 0x11, descriptor, len(descriptor)) != 0:
+        for number, entry in enumerate(LDT):
+            user_desc = struct.pack("<IIII", number, entry.base, entry.limit, entry.flags())
+            if libc.syscall(modify_ldt, 0x11, user_desc, len(user_desc)) != 0:
                 return False
         return True
 
-    def run(self, case: Case) -> Outcome:
-        """Execute one case."""
-        start, selector = CODE, {64: USER_CS64, 32: USER_CS32, 16: LDT_CODE16}[case.bits]
-        if case.bits == 16:
-            start -= SEGMENT16_BASE
-        size = len(case.code)
-        code = case.code + self._leave(case.bits, CODE + size, self.plain_exit)
+    def run(self, case: bytes, flags_and_regs: bytes, window: bytes, bits: int) -> tuple[bytes, bytes]:
+        """Execute one case; the output part of the state page (`OUT`) and the window."""
+        start, selector = CODE - BASES[bits]["cs"], SELECTORS[bits]["cs"]
+        size = len(case)
+        code = case + self._leave(bits, CODE + size, self.plain_exit)
         code = code.ljust(size + TAKEN, b"\xcc")
-        code += self._leave(case.bits, CODE + len(code), self.taken_exit)
+        code += self._leave(bits, CODE + len(code), self.taken_exit)
         self.code[: len(code)] = code
-        self.state[: OUT_FLAGS + 48] = struct.pack(
-            "<16QQ", *case.regs, case.flags
-        ) + bytes(OUT_FLAGS + 48 - 136)  # fmt: skip
-        self.state[FAR : FAR + 6] = struct.pack("<IH", start, selector)
-        self.window.raw = case.window
-        self.functions[case.bits]()
-        signal, context, taken = struct.unpack_from("<QQQ", self.state, SIGNAL)
+        state = flags_and_regs + bytes(8) + struct.pack("<IH", start, selector)
+        self.state[:OUT_END] = state.ljust(OUT_END, b"\0")
+        ctypes.memset(DATA, 0, DATA_SIZE)  # whatever the case before stored beside the window
+        self.window.raw = window
+        self.functions[bits]()
+        out = self.state[OUT_REGS:OUT_END]
+        signal, context = struct.unpack_from("<QQ", out, SIGNAL - OUT_REGS)
         if signal:
-            frame = struct.unpack("<18Q", ctypes.string_at(context + 40, 144))
-            regs = [0] * 16
-            for n, register in enumerate(CONTEXT_ORDER):
-                regs[register] = frame[n]
-            return Outcome(signal, tuple(regs), frame[17], self.window.raw, False)
-        out = struct.unpack_from("<17Q", self.state, OUT_REGS)
-        return Outcome(0, out[:16], out[16], self.window.raw, bool(taken))
+            out = self._fault(out, signal, context)
+        return out, self.window.raw
+
+    @staticmethod
+    def _fault(out: bytes, signal: int, context: int) -> bytes:
+        """The output with what the signal frame says."""
+        fields = OUT.unpack(out)
+        frame = CONTEXT_FRAME.unpack(ctypes.string_at(context + 40, CONTEXT_FRAME.size))
+        regs = [0] * 16
+        for n, register in enumerate(CONTEXT_ORDER):
+            regs[register] = frame[n]
+        flags, cs, ss, error, vector = frame[17], frame[18], frame[21], frame[22], frame[23]
+        es, _, _, ds, fs, gs = fields[20:26]
+        address = frame[25] if vector == PAGE_FAULT else 0
+        return OUT.pack(
+            *regs, flags, signal, 0, 0, es, cs, ss, ds, fs, gs, *fields[26:28], vector, error, address
+        )
 
     @staticmethod
     def _leave(bits: int, at: int, target: int) -> bytes:
@@ -216,7 +326,8 @@ class NativeCpu:
     def run(self, cases: Sequence[Case]) -> list[Outcome]:
         """Outcomes of `cases`, in order. RuntimeError if the worker died."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        plain = [(case.code, case.regs, case.flags, case.window, case.bits) for case in cases]
+        pack = struct.Struct("<17Q").pack
+        plain = [(case.code, pack(*case.regs, case.flags), case.window, case.bits) for case in cases]
         pickle.dump(plain, self.process.stdin)
         self.process.stdin.flush()
         try:
@@ -224,7 +335,7 @@ class NativeCpu:
         except EOFError:
             status = self.process.wait()
             raise RuntimeError(f"the native worker died with status {status}") from None
-        return [Outcome(*fields) for fields in answer]
+        return [_outcome(case.bits, *fields) for case, fields in zip(cases, answer, strict=True)]
 
     def modes(self) -> tuple[int, ...]:
         """Code sizes that this host can run."""
@@ -236,6 +347,17 @@ class NativeCpu:
 
     def _input(self) -> Any:
         return self.process.stdin
+
+
+def _outcome(bits: int, out: bytes, window: bytes) -> Outcome:
+    fields = OUT.unpack(out)
+    flags, signal, _, taken = fields[16:20]
+    selectors = list(fields[20:26])
+    if not signal:
+        selectors[1] = SELECTORS[bits]["cs"]  # the exit is 64-bit code; what comes back has not left its own
+    bases = fields[26:28] if bits == 64 else (0, 0)
+    fault = (fields[28], fields[29], fields[30])
+    return Outcome(signal, fields[:16], flags, window, bool(taken), (*selectors, *bases), fault)
 
 
 def available() -> bool:
@@ -251,12 +373,9 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
         except EOFError:
             return
         if request == "modes":
-            pickle.dump((64, 32, 16) if trampoline.has_ldt else (64, 32), answers)
+            pickle.dump((64, 32, 16) if trampoline.has_ldt else (64,), answers)
         else:
-            outcomes = [trampoline.run(Case(*fields)) for fields in request]
-            pickle.dump(
-                [(o.signal, o.regs, o.flags, o.window, o.taken) for o in outcomes], answers
-            )  # fmt: skip
+            pickle.dump([trampoline.run(*case) for case in request], answers)
         answers.flush()
 
 

@@ -9,6 +9,7 @@ The same seed gives the same program.
 from __future__ import annotations
 
 import random
+import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,6 +45,7 @@ from isa.state import (
     CR4_FSGSBASE,
     CR4_OSFXSR,
     CR4_OSXMMEXCPT,
+    CR4_OSXSAVE,
     CR4_PAE,
     CR4_SMAP,
     EFER_LMA,
@@ -52,7 +54,11 @@ from isa.state import (
     EFER_SCE,
     GPR_NAMES,
     M64,
+    XCR0_AVX,
+    XCR0_SSE,
+    XCR0_X87,
     XMM_NAMES,
+    YMM_HIGH_NAMES,
 )
 from tests.isa.machine import ALL_FEATURES
 from tests.isa.tables import descriptor, gate64
@@ -165,6 +171,9 @@ class Program:
     flags: int
     data: bytes
     script: tuple[Event, ...]
+    vectors: tuple[int, ...]
+    mxcsr: int
+    ymm: bool
 
 
 # ---- the machine ------------------------------------------------------------------------------------------
@@ -200,6 +209,8 @@ class Machine:
         self.cpu.faults = []
         self.cpu.use_blocks = use_blocks
         self.cpu.hot = hot
+        self.cpu.sample_every = self.cpu.first_due = 1  # regions as soon as two blocks ran
+        self.cpu.recorded = (3, 8, 24)[program.seed % 3]
         self._set_registers()
 
     def _fill_memory(self) -> None:
@@ -257,6 +268,10 @@ class Machine:
         cpu, program = self.cpu, self.program
         cpu.cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_NE | CR0_ET | (CR0_AM if program.alignment_checks else 0)
         cpu.cr4 = CR4_PAE | CR4_FSGSBASE | CR4_OSFXSR | CR4_OSXMMEXCPT | (CR4_SMAP if program.smap else 0)
+        if program.ymm:
+            cpu.cr4 |= CR4_OSXSAVE
+            cpu.xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX
+        cpu.mxcsr = program.mxcsr
         cpu.efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE
         cpu.cr3 = PML4
         cpu.msr.update({LSTAR: KERNEL + SYSTEM_CALL, STAR: 0x1B << 48 | CODE0 << 32, FMASK: TF})
@@ -273,8 +288,8 @@ class Machine:
             setattr(cpu, name, value)
         cpu.fs.base = DATA + 0x100
         cpu.gs.base = program.base + DATA + 0x2000 & M64
-        for n, name in enumerate(XMM_NAMES):
-            setattr(cpu, name, n * 0x0123_4567_89AB_CDEF_0011)
+        for name, value in zip((*XMM_NAMES, *YMM_HIGH_NAMES), program.vectors, strict=True):
+            setattr(cpu, name, value)
         cpu.set_rflags_raw(program.flags)
         cpu.rip = program.base + CODE
         cpu.flush_tlb()
@@ -339,10 +354,11 @@ class Machine:
         """Everything architectural except memory."""
         cpu = self.cpu
         made: dict[str, Any] = {name: getattr(cpu, name) for name in GPR_NAMES}
-        made.update({name: getattr(cpu, name) for name in XMM_NAMES})
+        made.update({name: getattr(cpu, name) for name in (*XMM_NAMES, *YMM_HIGH_NAMES)})
         made.update(
             rip=cpu.rip, rflags=cpu.rflags(), cf=cpu.cf, retired=cpu.retired, cpl=cpu.cpl, cr0=cpu.cr0,
             cr2=cpu.cr2, cr3=cpu.cr3, cr4=cpu.cr4, cr8=cpu.cr8, dr6=cpu.dr6, dr7=cpu.dr7, efer=cpu.efer,
+            mxcsr=cpu.mxcsr,
             cs=cpu.cs.selector, ss=cpu.ss.selector, fs=cpu.fs.base, gs=cpu.gs.base,
             shadow=cpu.shadow, halted=cpu.halted, rf=cpu.rf, msr=dict(cpu.msr),
             faults=len(cpu.faults), last_fault=cpu.faults[-1:],
@@ -392,6 +408,7 @@ _IMMEDIATES = {
 _FIXED = frozenset(("AL", "CL", "AX", "DX", "EAX", "RAX"))
 _STRINGS = {"SEG_RSI": OpKind.MEMORY_SEG_RSI, "ES_RDI": OpKind.MEMORY_ESRDI}
 _SIZES = ("R8", "R16", "R32", "R64")
+_BYTES = {"XMM": 16, "YMM": 32}
 # They would end the program's machine and with it the program
 _FATAL = frozenset(("LGDT", "LIDT", "WRFSBASE", "WRGSBASE", "SWAPGS", "LMSW", "CLTS"))
 # Kept out of blocks, or answered from outside: what a trace has to end at
@@ -453,6 +470,68 @@ def inlineable_forms() -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(codes) for codes in groups.values())
 
 
+@cache
+def vector_forms() -> tuple[tuple[int, ...], ...]:
+    """Form numbers of 64-bit mode with XMM or YMM registers that a block may hold, grouped by mnemonic."""
+    table = instruction_table()
+    groups: dict[str, list[int]] = {}
+    for name, code in sorted(_CODE.items()):
+        if name == "INVALID" or name.startswith(("EVEX_", "MVEX_", "VEX_KNC")):
+            continue
+        info: Any = OpCodeInfo(code)
+        mnemonic = mnemonic_names()[info.mnemonic]
+        definition = table.get(name) or table.get(mnemonic)
+        if definition is None or not definition.inline or not info.mode64:
+            continue
+        kinds = [_KIND[info.op_kind(n)] for n in range(info.op_count)]
+        sizes = {kind.partition("_")[0] for kind in kinds}
+        if sizes & {"XMM", "YMM"} and all(_known_other(kind) for kind in kinds):
+            groups.setdefault(mnemonic, []).append(code)
+    return tuple(tuple(codes) for codes in groups.values())
+
+
+# What programs are made of most often
+_COMMON_VECTORS = (
+    "MOVSD_XMM_XMMM64", "MOVSD_XMMM64_XMM", "MOVSS_XMM_XMMM32", "MOVAPD_XMM_XMMM128", "MOVUPD_XMM_XMMM128",
+    "MOVUPS_XMMM128_XMM", "MOVAPS_XMM_XMMM128", "MOVDQU_XMM_XMMM128", "MOVDQA_XMMM128_XMM",
+    "MOVQ_XMM_XMMM64", "MOVQ_XMMM64_XMM", "MOVHPD_XMM_M64", "MOVLPD_M64_XMM", "UNPCKLPD_XMM_XMMM128",
+    "SHUFPD_XMM_XMMM128_IMM8", "ADDSD_XMM_XMMM64", "SUBSD_XMM_XMMM64", "MULSD_XMM_XMMM64",
+    "DIVSD_XMM_XMMM64", "SQRTSD_XMM_XMMM64", "MINSD_XMM_XMMM64", "MAXSD_XMM_XMMM64", "ADDPD_XMM_XMMM128",
+    "MULPD_XMM_XMMM128", "SUBPD_XMM_XMMM128", "DIVPD_XMM_XMMM128", "SQRTPD_XMM_XMMM128",
+    "MAXPD_XMM_XMMM128", "COMISD_XMM_XMMM64", "UCOMISD_XMM_XMMM64", "CVTSI2SD_XMM_RM32",
+    "CVTSI2SD_XMM_RM64", "CVTTSD2SI_R32_XMMM64", "CVTSD2SI_R64_XMMM64", "CVTSD2SS_XMM_XMMM64",
+    "CVTSS2SD_XMM_XMMM32", "ADDSS_XMM_XMMM32", "MULSS_XMM_XMMM32", "PXOR_XMM_XMMM128", "XORPD_XMM_XMMM128",
+    "ANDPD_XMM_XMMM128", "PADDD_XMM_XMMM128", "PCMPEQB_XMM_XMMM128", "PMOVMSKB_R32_XMM",
+    "VEX_VADDSD_XMM_XMM_XMMM64", "VEX_VMULPD_XMM_XMM_XMMM128", "VEX_VMOVUPD_XMM_XMMM128",
+    "VEX_VMOVDQU_YMM_YMMM256", "VEX_VMOVDQU_YMMM256_YMM", "VEX_VPCMPEQB_YMM_YMM_YMMM256",
+)  # fmt: skip
+
+
+@cache
+def common_vector_forms() -> tuple[tuple[int, ...], ...]:
+    """The vector forms that compilers use most, each a group."""
+    return tuple((_CODE[name],) for name in sorted(_COMMON_VECTORS))
+
+
+_SPECIAL_DOUBLES = (0, 1 << 63, 0x7FF0 << 48, 0xFFF0 << 48, 0x7FF8 << 48, 0x7FF0_0000_0000_0001, 1,
+                    0x000F_FFFF_FFFF_FFFF, 1 << 52, 0x7FEF_FFFF_FFFF_FFFF, 0x7FF0_0000)  # fmt: skip
+
+
+def quadword(rng: random.Random) -> int:
+    """64 bits that are a double of some sort, two singles, or anything."""
+    kind = rng.randrange(12)
+    if kind < 4:
+        return int(struct.unpack("<Q", struct.pack("<d", float(rng.randrange(-40, 40))))[0])
+    if kind < 7:
+        return int(struct.unpack("<Q", struct.pack("<d", rng.uniform(-4.0, 4.0)))[0])
+    if kind < 9:
+        pair = rng.uniform(-4.0, 4.0), float(rng.randrange(9))
+        return int(struct.unpack("<Q", struct.pack("<2f", *pair))[0])
+    if kind == 9:
+        return rng.choice(_SPECIAL_DOUBLES)
+    return rng.getrandbits(64)
+
+
 def _known(kind: str) -> bool:
     size, _, rest = kind.partition("_")
     return (
@@ -502,6 +581,14 @@ class Builder:
         self.groups = inlineable_forms()
         if rng.random() < 0.5:  # a program with few different instructions meets itself more often
             self.groups = tuple(rng.sample(self.groups, rng.randrange(4, 20)))
+        own = random.Random(f"vectors of {seed}")
+        self.vector_share = own.choice((0.0, 0.0, 0.3, 0.6, 0.95))
+        self.vector_groups = own.choice((common_vector_forms(), vector_forms()))
+        if own.random() < 0.6:
+            self.vector_groups = tuple(own.sample(self.vector_groups, own.randrange(4, 14)))
+        self.vector_registers = own.choice((2, 4, 16))
+        self.ymm = own.random() < 0.6
+        self.mxcsr = own.choice((0x1F80, 0x1F80, 0x1F80, 0x1FA0, 0x1FA0, 0x1FBF, 0x9FC0, 0x5F80, 0x1F00))
 
     def build(self) -> Program:
         """The program and its script."""
@@ -529,9 +616,14 @@ class Builder:
         registers[RSI], registers[RDI] = self._data(), self._data()
         registers[POINTER], registers[SECOND] = DATA + 0x1800, DATA + 0x2FF8
         registers[COUNTER] = 5
+        aligned, data, script = rng.random() < 0.1, rng.randbytes(DATA_PAGES << 12), self._script(starts)
+        vectors = [n * 0x0123_4567_89AB_CDEF_0011 for n in range(16)] + [0] * 16
+        if self.vector_share:
+            vectors = [quadword(rng) | quadword(rng) << 64 for _ in range(32)]
+            data = b"".join(quadword(rng).to_bytes(8, "little") for _ in range(DATA_PAGES << 9))
         return Program(
-            self.seed, self.level, self.base, self.smap, rng.random() < 0.1, code, starts, tuple(registers),
-            flags, rng.randbytes(DATA_PAGES << 12), tuple(self._script(starts)),
+            self.seed, self.level, self.base, self.smap, aligned, code, starts, tuple(registers),
+            flags, data, tuple(script), tuple(vectors), self.mxcsr, self.ymm,
         )  # fmt: skip
 
     # ---- items -----------------------------------------------------------------------------------------
@@ -558,6 +650,8 @@ class Builder:
             self._patch(rng.randrange(start, end) if rng.random() < 0.6 else here + rng.randrange(1, 3))
         elif choice < 0.35 and self.level == 0 and not self.patches:
             self._remap()
+        elif self.vector_share and rng.random() < self.vector_share:
+            self._vector()
         else:
             self._form(rng.choice(rng.choice(self.groups)))
 
@@ -627,6 +721,23 @@ class Builder:
                 self._text(f"mov ebp, {STACK + 0x1000 + 8 * rng.randrange(-4, 100):#x}")
             case 5:
                 self._text(rng.choice(("and ecx, 255", "movzx ebx, bl", "and edx, 0x78", "shr rax, 52")))
+
+    def _vector(self) -> None:
+        """A vector instruction; seldom one that changes what they do."""
+        rng = self.rng
+        choice = rng.random()
+        if choice < 0.02:
+            control = rng.choice((0x1F80, 0x1FA0, 0x1F9F, 0x1FBF, 0x9FC0, 0x3F80, 0x7FA0, 0x1000, 0x1F20))
+            place = f"dword ptr [{DATA + 8 * rng.randrange(0x200):#x}]"
+            self._text(f"mov {place}, {control:#x}; ldmxcsr {place}")
+        elif choice < 0.03:
+            self._text(f"stmxcsr dword ptr [{DATA + 8 * rng.randrange(0x200):#x}]")
+        elif choice < 0.04 and self.level == 0:
+            self._text(rng.choice(("mov rax, cr0; or al, 8; mov cr0, rax", "clts", "clts")))
+        elif choice < 0.05 and self.ymm:
+            self._text(rng.choice(("vzeroupper", "vzeroall")))
+        else:
+            self._form(rng.choice(rng.choice(self.vector_groups)))
 
     def _string(self) -> None:
         rng = self.rng
@@ -717,11 +828,12 @@ class Builder:
             instruction.memory_displ_size = 8
             instruction.memory_displacement = self._address(8)
         elif kind == "MEM" or (rest == "OR_MEM" and rng.random() < 0.5):
-            self._memory(instruction, n, int(size[1:]) // 8 if size in _SIZES else 8)
+            self._memory(instruction, n, _BYTES.get(size, int(size[1:]) // 8 if size in _SIZES else 8))
         elif size in _SIZES:
             _set_register(instruction, n, register_name(self._register(n), int(size[1:]), rex))
-        elif size in ("XMM", "MM"):
-            _set_register(instruction, n, f"{size}{rng.randrange(8)}")
+        elif size in ("XMM", "YMM", "MM"):
+            count = 8 if size == "MM" else self.vector_registers
+            _set_register(instruction, n, f"{size}{rng.randrange(count)}")
         elif kind == "SEG":
             _set_register(instruction, n, rng.choice(("DS", "ES", "FS")))
         elif kind == "IMM8_CONST_1":
@@ -755,12 +867,16 @@ class Builder:
         instruction.memory_displ_size = 8
         displacement = rng.choice((0, 0, size, -size, rng.randrange(-16, 16), rng.randrange(-0x900, 0x900)))
         base, index = "", ""
-        if choice < 0.30:
+        if self.vector_share and rng.random() < self.vector_share:  # values that programs meet again
+            displacement, instruction.memory_displ_size = DATA + 32 * rng.randrange(n * 60 + 4), 4
+        elif choice < 0.30:
             displacement, instruction.memory_displ_size = self._address(size), 4
         elif choice < 0.42:
             base, displacement = "RIP", self._address(size) + self.base
         elif choice < 0.70:
             base = rng.choice(("R12", "R12", "R13", "RSI", "RDI"))
+            if size > 8 and rng.random() < 0.7:
+                base, displacement = "R12", rng.randrange(-0x40, 0x40) * size
         elif choice < 0.80:
             base, index = rng.choice(("R12", "RSI")), rng.choice(("RCX", "RAX", "RDX", "R14"))
         elif choice < 0.88:
@@ -891,7 +1007,7 @@ def _kinds(code: int) -> list[str]:
 
 
 def _known_other(kind: str) -> bool:
-    return _known(kind) or kind.partition("_")[0] in ("XMM", "MM", "SEG")
+    return _known(kind) or kind.partition("_")[0] in ("XMM", "YMM", "MM", "SEG")
 
 
 def _set_register(instruction: Any, n: int, name: str) -> None:

@@ -43,13 +43,17 @@ from tests.oracles.families import (
     State,
     differences,
 )
-from tests.oracles.native import CODE, GPR, SEGMENT16_BASE
+from tests.oracles.general_model import initial_segments
+from tests.oracles.native import BASES, CODE, GPR, SEGMENTS
 
 FORMAT, VERSION = "pysim-vm cases", 1
 LARGEST_FILE, LARGEST_TEXT = 1 << 20, 1 << 25  # bytes, compressed and not
-NAMES = {"general": GENERAL_NAMES, "vector": VECTOR_NAMES, "avx": VECTOR_NAMES, "x87": X87_NAMES}
+NAMES = {
+    "general": GENERAL_NAMES, "vector": VECTOR_NAMES, "avx": VECTOR_NAMES, "image": VECTOR_NAMES,
+    "x87": X87_NAMES,
+}  # fmt: skip
 FIXED = {"flags": 0x202, "control": 0x37F, "mxcsr": 0x1F80}
-ANYWHERE = 512  # a repeated string instruction or a bit offset may reach the whole window
+ANYWHERE = 1024  # a repeated string instruction, a bit offset or an image may reach the whole window
 M64 = (1 << 64) - 1
 
 
@@ -81,6 +85,8 @@ def background(family: str, bits: int) -> State:
             registers[name] = 0x3FFF << 64 | 1 << 63 | int(name[2:])
         else:
             registers[name] = FIXED.get(name, 0)
+    if family == "general":
+        registers.update(zip((*SEGMENTS, "fsbase", "gsbase"), initial_segments(bits), strict=True))
     if family == "x87":
         registers["rax"] = registers["flags"] = 0
     size = FAMILIES[family].memory_size
@@ -234,7 +240,7 @@ def _names_of(register: Any, state: State) -> list[str]:
         return [f"st{int(plain[2:]) - (state.registers['status'] >> 11) & 7}"]
     if name.startswith("zmm"):
         return ["xmm" + name[3:], "ymmh" + name[3:]]
-    return [name]
+    return [name, f"{name}base"] if name in ("fs", "gs") else [name]
 
 
 def _value_of(register: Any, state: State) -> int:
@@ -245,6 +251,13 @@ def _value_of(register: Any, state: State) -> int:
     if register in (Register.AH, Register.CH, Register.DH, Register.BH):
         return value >> 8 & 0xFF
     return value & (1 << 8 * RegisterExt.size(register)) - 1
+
+
+def segment_base(family: str, bits: int, name: str) -> int:
+    """The base of a segment register as the family's cases have it."""
+    if family == "general":
+        return BASES[bits][name] if bits != 64 or name in ("fs", "gs") else 0
+    return {"fs": native_vector.FS_BASE, "gs": native_vector.GS_BASE}.get(name, 0)
 
 
 def touched(family: Family, sample: Sample) -> Touched:
@@ -265,14 +278,17 @@ def touched(family: Family, sample: Sample) -> Touched:
             written.update(names)
             if sample.bits != 64 or RegisterExt.size(used.register) < 4:  # the rest of it stays
                 read.update(names)
+    if sample.form.startswith(("WRFSBASE", "WRGSBASE")):  # the table knows no bases
+        written.add(f"{sample.form[2:4].lower()}base")
     read_at: set[int] = set()
     written_at: set[int] = set()
-    base = SEGMENT16_BASE if sample.bits == 16 else 0
     for use in info.used_memory():
         offset = _value_of(use.base, state) + _value_of(use.index, state) * use.scale + use.displacement
         # CodeSize values of an address are 1, 2, 3 for 16, 32 and 64 bits
         offset &= {1: 0xFFFF, 2: 0xFFFF_FFFF}.get(use.address_size, M64)
-        first = base + offset - family.memory_at
+        name = _REGISTER_NAMES[use.segment].lower()
+        base = segment_base(family.name, sample.bits, name)
+        first = (base + offset & M64) - family.memory_at
         size = MemorySizeExt.size(use.memory_size)
         low, high = (first, first + size) if size else (first - ANYWHERE, first + ANYWHERE)
         bit_offset = sample.form.startswith(("BT_", "BTS_", "BTR_", "BTC_")) and "IMM8" not in sample.form

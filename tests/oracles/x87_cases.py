@@ -15,6 +15,8 @@ from isa.decode import code_names, mnemonic_names
 from tests.oracles.native_x87 import WINDOW_SIZE, Case, Image
 
 M64 = (1 << 64) - 1
+# A 32-bit address, and overrides that say nothing in 64-bit code
+PREFIXES = bytes.fromhex("67 26 2e 36 3e")
 TOP_BIT = 1 << 63
 INTEGERS = (0, 1, 2, 3, 0x7F, 0x7FFF, 0x8000, 0x8001, 0x7FFF_FFFF, 0x8000_0000, 0x8000_0001, (1 << 53) - 1,
             (1 << 53) + 1, TOP_BIT - 1, TOP_BIT, 10**18 - 1, 10**18, 10**17 + 1)  # fmt: skip
@@ -119,7 +121,9 @@ def memory(rng: random.Random, form: str) -> bytes:
 
 
 def make_case(rng: random.Random, code: bytes, form: str) -> Case:
-    """One case of an encoding."""
+    """One case of an encoding, sometimes with a prefix for its memory operand."""
+    if code[-1] < 0xC0 and rng.random() < 0.15:
+        code = bytes((rng.choice(PREFIXES),)) + code
     masks = 0x3F
     if rng.randrange(8) >= 5:
         masks = rng.choice((0, rng.getrandbits(6), 0x3F ^ 1 << rng.randrange(6)))

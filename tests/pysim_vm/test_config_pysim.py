@@ -38,8 +38,9 @@ def test_pysim_defaults_are_the_documented_ones() -> None:
         None,
         "none",
         "raise",
-        "step",
+        "auto",
     )
+    assert pysim.exit_path == "short"
     assert (pysim.ns_per_instruction, pysim.tsc_hz, pysim.seed) == (64, 1_000_000_000, 0)
     assert (pysim.budget_instructions, pysim.output_limit) == (BUDGET_UNLIMITED, 16 * MIB)
     assert (pysim.rtc_start, pysim.cpu_features) == (None, ())
@@ -60,6 +61,11 @@ def test_with_a_pysim_table_the_loader_and_the_short_form_fill_gaps() -> None:
 @pytest.mark.parametrize("engine", ["step", "block", "auto"])
 def test_each_engine_can_be_chosen(engine: str) -> None:
     assert pysim_with(f'engine = "{engine}"\n').engine == engine
+
+
+@pytest.mark.parametrize("way", ["short", "full"])
+def test_each_way_of_an_exit_can_be_chosen(way: str) -> None:
+    assert pysim_with(f'exit_path = "{way}"\n').exit_path == way
 
 
 def test_a_file_without_the_table_gets_the_pc_that_axvisor_runs_on() -> None:
@@ -115,6 +121,10 @@ def test_what_is_no_size_is_refused_in_one_sentence(text: str) -> None:
         ("ns_per_instruction = 0", "pysim.ns_per_instruction: 0 is out of range; write 1 to 0xf4240"),
         ("tsc_hz = 0", "pysim.tsc_hz: 0 is out of range"),
         ('engine = "jit"', 'pysim.engine: "jit" is none of step, block, auto; use one'),
+        ('exit_path = "long"', 'pysim.exit_path: "long" is none of short, full; use one'),
+        ('translation_cache = "of"', 'pysim.translation_cache: "of" is neither on nor off nor a path'),
+        ("translation_cache = true", "pysim.translation_cache: true is a boolean"),
+        ("translation_cache_limit = 4096", "pysim.translation_cache_limit: 0x1000 bytes are out of range"),
         ("seed = -1", "pysim.seed: -1 is out of range"),
         ('cpu_features = ["+rdrnad"]', "unknown CPU feature '+rdrnad'; did you mean \"rdrand\"?"),
         ('cpu_features = ["+avx512f"]', "CPU feature '+avx512f' is not implemented by this CPU"),

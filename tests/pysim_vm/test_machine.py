@@ -329,7 +329,7 @@ def test_the_engine_of_the_file_decides_whether_blocks_are_used(tmp_path: Path) 
         path = flat(tmp_path, pysim=f'platform = "pc"\nengine = "{engine}"\n')
         used[engine] = AxVM.from_file(path).vcpu(0).cpu.use_blocks
     assert used == {"step": False, "block": True, "auto": True}
-    assert AxVM.from_file(flat(tmp_path)).vcpu(0).cpu.use_blocks is False
+    assert AxVM.from_file(flat(tmp_path)).vcpu(0).cpu.use_blocks is True
 
 
 # Counts its starts at 0x9000, and triple-faults until the third.
@@ -460,8 +460,8 @@ def test_the_seabios_example_prints_its_banner() -> None:
 @pytest.mark.guest
 def test_the_linux_example_loads_debians_kernel() -> None:
     crate = AxVMCrateConfig.from_file(EXAMPLES / "linux.toml")
-    image = str(guest("vmlinuz-cloud-amd64"))
-    vm = vm_from_config(replace(crate, kernel=replace(crate.kernel, kernel_path=image)))
+    paths = {"kernel_path": str(guest("vmlinuz-cloud-amd64")), "ramdisk_path": str(guest("busybox"))}
+    vm = vm_from_config(replace(crate, kernel=replace(crate.kernel, **paths)))
     assert vm.config().warnings == []
     assert isinstance(vm.run(100_000), Budget)
     assert vm.vcpu(0).cpu.mode_name() == "64-bit"

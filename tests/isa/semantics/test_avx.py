@@ -211,6 +211,13 @@ def test_a_gather_that_faults_keeps_what_it_has_loaded_and_clears_that_much_of_t
     assert (cpu.xmm0, cpu.xmm1) == (0x2A, 1 << 127)
 
 
+def test_a_gather_that_faults_has_not_zeroed_the_upper_halves_yet() -> None:
+    cpu = avx_cpu(rsi=DATA, xmm0=ONES, ymmh0=ONES, xmm1=(1 << 63 | 1 << 127), ymmh1=ONES, xmm2=1 << 124)
+    fault(cpu, "vpgatherqq xmm0, [rsi+xmm2*4], xmm1", "c4e2f1910496")
+    assert (cpu.ymmh0, cpu.ymmh1) == (ONES, ONES)
+    assert cpu.xmm0 >> 64 == ONES >> 64
+
+
 def test_four_quadword_indices_load_four_doublewords_and_zero_the_rest() -> None:
     cpu = avx_cpu(rsi=DATA, xmm0=ONES, ymmh0=ONES, xmm1=ONES)
     cpu.memory.write(DATA, b"\x01")

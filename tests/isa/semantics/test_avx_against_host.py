@@ -15,7 +15,9 @@ import pytest
 from isa.decode import disassemble
 from tests.oracles.native import available
 from tests.oracles.native_vector import CODE, SIGILL, NativeVectorCpu, host_has_avx
-from tests.oracles.vector_cases import Model, cases, differences, vex_forms
+from tests.oracles.vector_cases import cases
+from tests.oracles.vector_forms import vex_forms
+from tests.oracles.vector_model import Model, differences
 
 pytestmark = pytest.mark.skipif(not available() or not host_has_avx(), reason="needs Linux on a CPU with AVX")
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isa.faults import GeneralProtection
 from isa.floats import (
     BINARY16,
     BINARY32,
@@ -26,7 +27,7 @@ from isa.floats import (
 )
 from isa.semantics.fma import FUSED
 from tests.isa.machine import run_one
-from tests.isa.semantics.test_avx import avx_cpu
+from tests.isa.semantics.test_avx import avx_cpu, fault
 
 MASKED = 0x1F80
 ONE, TWO, THREE = 0x3FF0_0000_0000_0000, 0x4000_0000_0000_0000, 0x4008_0000_0000_0000
@@ -159,6 +160,17 @@ def test_vcvtps2ph_does_not_flush_its_result_to_zero() -> None:
     run_one(cpu, "vcvtps2ph xmm0, xmm1, 0x0", bytes.fromhex("c4e3791dc800"))
     assert cpu.xmm0 == 1
     assert cpu.mxcsr & 0x3F == UNDERFLOW | PRECISION
+
+
+def test_vcvtps2ph_whose_store_faults_sets_no_flag() -> None:
+    cpu = avx_cpu(xmm1=0x3380_0001, rax=1 << 62)
+    assert isinstance(fault(cpu, "vcvtps2ph [rax], xmm1, 0x0", "c4e3791d0800"), GeneralProtection)
+    assert cpu.mxcsr == MASKED
+
+
+def test_vcvtps2ph_reports_its_address_before_its_arithmetic() -> None:
+    cpu = avx_cpu(xmm1=0x3380_0001, rax=1 << 62, mxcsr=0)  # every exception unmasked
+    assert isinstance(fault(cpu, "vcvtps2ph [rax], xmm1, 0x0", "c4e3791d0800"), GeneralProtection)
 
 
 def test_vcvtps2ph_takes_its_rounding_from_the_immediate_unless_told() -> None:

@@ -9,7 +9,7 @@ import pytest
 from isa.cpu import Cpu
 from isa.decode import disassemble
 from isa.exits import NestedPageFault
-from isa.state import CR4_VME
+from isa.state import CR0_AM, CR4_VME
 from tests.isa.machine import CODE as ORIGIN
 from tests.isa.machine import RAM, STACK, execute, fault_of, make_cpu, run_one
 from tests.isa.tables import (
@@ -99,6 +99,15 @@ def test_bound_compares_as_signed(index: int, lower: int, upper: int, inside: bo
         assert cpu.rip == ORIGIN + 2
     else:
         assert str(fault_of(cpu, "bound eax, [ebx]", bytes.fromhex("62 03"))).startswith("#BR: index")
+
+
+def test_bound_checks_the_alignment_of_each_limit_and_not_of_the_pair() -> None:
+    cpu = table_cpu(32, 3, rbx=0x7004, ac=1)
+    cpu.cr0 |= CR0_AM
+    cpu.update_mode()
+    run_one(cpu, "bound eax, [ebx]", bytes.fromhex("62 03"))
+    cpu.rip, cpu.rbx = ORIGIN, 0x7002
+    assert str(fault_of(cpu, "bound eax, [ebx]", bytes.fromhex("62 03"))).startswith("#AC(0x0): 4-byte")
 
 
 # ---- IRET in real-address mode -----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from isa.decode import disassemble
 from isa.exits import Halt, NestedPageFault
-from isa.state import CR4_FSGSBASE, CR4_UMIP, MOV_SS_SHADOW, NO_SHADOW
+from isa.state import CR0_AM, CR4_FSGSBASE, CR4_UMIP, MOV_SS_SHADOW, NO_SHADOW
 from tests.isa.machine import CODE as ORIGIN
 from tests.isa.machine import RAM, STACK, execute, fault_of, make_cpu, run_one
 from tests.isa.tables import (
@@ -191,6 +191,20 @@ def test_a_refused_far_pointer_changes_neither_half() -> None:
     put(cpu, 0x7000, 5 | SLOT << 32, 6)
     assert str(fault_of(cpu, "lds eax, [ebx]", bytes.fromhex("c5 03"))).startswith("#GP(0x58)")
     assert (cpu.rax, cpu.ds.selector) == (7, 0x10)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "good", "bad"),
+    [("c5 03", "lds eax, [ebx]", 0x7004, 0x7002), ("66 c4 03", "les ax, [ebx]", 0x7002, 0x7001)],
+)
+def test_a_far_pointer_has_to_be_aligned_as_its_offset_is(code: str, text: str, good: int, bad: int) -> None:
+    cpu = table_cpu(32, 3, rbx=good, ac=1)
+    cpu.cr0 |= CR0_AM
+    cpu.update_mode()
+    run_one(cpu, text, bytes.fromhex(code))
+    cpu.rip, cpu.rbx = ORIGIN, bad
+    set_level(cpu, 3)
+    assert str(fault_of(cpu, text, bytes.fromhex(code))).startswith("#AC(0x0)")
 
 
 # ---- LAR, LSL, VERR, VERW, ARPL ----------------------------------------------------------------------------

@@ -15,7 +15,9 @@ import pytest
 from isa.decode import disassemble
 from tests.oracles.native import available
 from tests.oracles.native_vector import CODE, SIGILL, NativeVectorCpu
-from tests.oracles.vector_cases import Model, cases, differences, forms
+from tests.oracles.vector_cases import cases
+from tests.oracles.vector_forms import forms
+from tests.oracles.vector_model import Model, differences
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs Linux on an x86-64 CPU")
 

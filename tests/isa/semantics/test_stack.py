@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from isa.cpu import Cpu
-from isa.exits import MmioWrite
+from isa.exits import MmioRead, MmioWrite
 from isa.faults import GeneralProtection, PageFault, StackFault
 from isa.state import CR0_PE, CR0_PG, CR4_VME
-from tests.isa.machine import ALL_FEATURES, execute, fault_of, make_cpu, run_one
+from tests.isa.machine import ALL_FEATURES, RAM, execute, fault_of, make_cpu, run_one
 
 DATA = 0x3000
 STACK = 0x8000
@@ -142,6 +142,18 @@ def test_popa_of_words_keeps_the_upper_halves_and_skips_sp() -> None:
     assert (cpu.rax, cpu.rdi, cpu.rsp) == (0xAAAA_100F, 0xBBBB_0201, STACK + 16)
 
 
+def test_popa_does_not_read_the_word_of_sp() -> None:
+    cpu = make_cpu(16, bytes.fromhex("61"), rsp=0x10)
+    cpu.ss.base = RAM
+    cpu.memory.set_mmio([(RAM, 0x1000)])
+    addresses = []
+    while isinstance(reason := cpu.run(1), MmioRead):
+        addresses.append(reason.addr - RAM)
+        cpu.complete(0)
+    assert addresses == [0x10, 0x12, 0x14, 0x18, 0x1A, 0x1C, 0x1E]
+    assert cpu.rsp == 0x20
+
+
 # ---- PUSHF, POPF ---------------------------------------------------------------------------------------
 
 
@@ -247,6 +259,20 @@ def test_enter_with_nesting_copies_the_display() -> None:
     run_one(cpu, "enter 0x10, 0x3", bytes.fromhex("c8 10 00 03"))
     assert [cpu.load(STACK - 8 * n, 8) for n in range(1, 5)] == [0x7000, 0xAAAA, 0xBBBB, STACK - 8]
     assert (cpu.rbp, cpu.rsp) == (STACK - 8, STACK - 32 - 16)
+
+
+def test_enter_of_words_changes_bp_alone() -> None:
+    cpu = execute("o16 enter 0x10, 0x0", "66 c8 10 00 00", rsp=STACK, rbp=0x1234_5678_2222_4444)
+    assert (cpu.rbp, cpu.rsp) == (0x1234_5678_2222_0000 | STACK - 2, STACK - 0x12)
+    cpu = execute("o16 enter 0x10, 0x0", "66 c8 10 00 00", 32, rsp=0x1_0000 | STACK, rbp=0x2222_4444)
+    assert (cpu.rbp, cpu.rsp) == (0x2222_0000 | STACK - 2, (0x1_0000 | STACK) - 0x12)
+
+
+def test_enter_of_doublewords_on_a_16_bit_stack_takes_the_frame_from_all_of_esp() -> None:
+    cpu = execute("o32 enter 0x10, 0x1", "66 c8 10 00 01", 16, rsp=0xABCD_0000 | STACK, rbp=0x2222_4444)
+    frame = 0xABCD_0000 | STACK - 4
+    assert (cpu.rbp, cpu.rsp) == (frame, 0xABCD_0000 | STACK - 0x18)
+    assert cpu.load(STACK - 8, 4) == frame
 
 
 def test_enter_takes_the_nesting_level_modulo_32() -> None:

@@ -12,7 +12,7 @@ from isa.cpu import Cpu
 from isa.exits import Budget, MmioRead, MmioWrite
 from isa.faults import GeneralProtection, PageFault
 from isa.state import CR0_PG, NO_SHADOW
-from tests.isa.machine import ALL_FEATURES, execute, flags_of, make_cpu, run_one, visible_state
+from tests.isa.machine import ALL_FEATURES, RAM, execute, flags_of, make_cpu, run_one, visible_state
 
 SRC, DST = 0x3000, 0x5000
 M64 = (1 << 64) - 1
@@ -261,3 +261,42 @@ def test_bulk_stops_at_the_end_of_a_16_bit_offset() -> None:
     assert (cpu.rdi, cpu.rcx) == (8, 0)
     assert cpu.memory.read(0xFFF8, 9) == b"\x33" * 8 + b"\x00"
     assert cpu.memory.read(0, 8) == b"\x33" * 8
+
+
+def test_bulk_takes_pages_together_only_where_they_are_one_piece_of_host_memory() -> None:
+    cpu = make_cpu(code=bytes.fromhex("f3 a4 90"), rcx=0x4000)
+    memory = cpu.memory
+    low, high = memory.add_ram(RAM, 0x4000).host, RAM + 0x4000
+    for page in range(4):  # the same four pages again, in reverse order
+        memory.add_ram(high + page * 0x1000, 0x1000, host=low + (3 - page) * 0x1000)
+    memory.write(RAM, b"".join(bytes([page]) * 0x1000 for page in range(4)))
+    assert cpu.code[cpu.rip].raw.hex() == "f3a4"  # now, because decoding empties the write TLB
+    for page in range(4):
+        cpu.load(high + page * 0x1000, 1)
+        cpu.store(0x20000 + page * 0x1000, 1, 0)
+    cpu.rsi, cpu.rdi = high, 0x20000
+    cpu.run(0x4001)
+    assert (cpu.rip, cpu.rcx) == (0x1003, 0)
+    assert memory.read(0x20000, 0x4000) == b"".join(bytes([page]) * 0x1000 for page in (3, 2, 1, 0))
+
+
+def test_bulk_stops_before_a_page_that_holds_code() -> None:
+    # STOSB over three pages; the INC in the middle one was executed before and is executed again afterwards
+    cpu = make_cpu(code=bytes.fromhex("f3 aa e9"), rdi=0x10000, rcx=0x3000, rax=0x90)
+    cpu.memory.write(0x1003, (0x11000 - 0x1007).to_bytes(4, "little"))
+    cpu.memory.write(0x11000, bytes.fromhex("ff c3 90"))
+    cpu.rip = 0x11000
+    cpu.run(1)
+    cpu.rip = 0x1000
+    cpu.run(1 + 0x3000 + 3)
+    assert (cpu.rip, cpu.rcx, cpu.rbx) == (0x11002, 0, 1)
+
+
+def test_bulk_does_elements_of_many_pages_in_one_step() -> None:
+    cpu = make_cpu(code=bytes.fromhex("f3 48 a5"), rsi=0x10000, rdi=0x20000, rcx=0x600)
+    _, definition, _, *operands = cpu.code[cpu.rip].arguments
+    for page in range(0, 0x3000, 0x1000):
+        cpu.load(0x10000 + page, 1)
+        cpu.store(0x20000 + page, 1, 0)
+    assert definition.bulk(cpu, 0x600, True, *operands) == 0x600
+    assert (cpu.rsi, cpu.rdi) == (0x13000, 0x23000)

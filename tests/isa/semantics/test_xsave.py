@@ -26,7 +26,8 @@ from tests.oracles.native_vector import (
     Outcome,
     host_has_avx,
 )
-from tests.oracles.vector_cases import Model, differences, make_case
+from tests.oracles.vector_cases import make_case
+from tests.oracles.vector_model import Model, differences
 
 ALL = XCR0_X87 | XCR0_SSE | XCR0_AVX
 AREA = 0x4000
@@ -244,7 +245,7 @@ def run_sequence(model: Model, case: Case) -> Outcome:
     while offset < len(case.code):
         raw = case.code[offset:]
         length = instruction_length(raw, offset)
-        outcome = model.run(replace(state, code=raw[:length]))
+        outcome = model.run(replace(state, code=raw[:length]), fresh=offset == 0)
         state = replace(state, regs=outcome.regs, flags=outcome.flags, fx=outcome.fx, window=outcome.window)
         if outcome.signal:
             break

@@ -1,0 +1,108 @@
+"""The bounds that the project holds itself to, with what was measured: a table for docs/performance.md.
+
+They are looked at and not asserted: a timed test fails for a neighbour's fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from bench.bulk import BULK
+from bench.kernels import KERNELS
+from bench.single_steps import STEPS
+from bench.table import KIB, Row, Work, digits, mean_of, measured
+from bench.workloads import WORKLOADS
+
+COMMAND = "python3 bootstrap.py dev -m bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound in `unit`: at most so much, or with `least` at least. `value(rounds)` measures; `options` are
+    those of `python -m bench` that show more of it."""
+
+    what: str
+    bound: float
+    unit: str
+    value: Callable[[int], float]
+    options: str
+    least: bool = False
+
+    @property
+    def bounded(self) -> str:
+        """The bound in words."""
+        return f"{'at least' if self.least else 'at most'} {self.bound:g} {self.unit}"
+
+    def line(self, rounds: int) -> str:
+        """Measure it; its row in the table."""
+        value = self.value(rounds)
+        met = value >= self.bound if self.least else value <= self.bound
+        return (
+            f"| {self.what} | {self.bounded} | {digits(value)} | {'yes' if met else 'no'} "
+            f"| `{COMMAND} {self.options}` |"
+        )
+
+
+HEADER = "| What | Bound | Measured | Met | Command |\n|---|---|--:|---|---|"
+
+
+def named(works: Sequence[Work], name: str) -> Work:
+    """The one work of that name."""
+    (work,) = (work for work in works if work.name == name)
+    return work
+
+
+def units(works: Sequence[Work], name: str, engine: str) -> Callable[[int], float]:
+    """Measures units per operation of one work."""
+    return lambda rounds: measured(named(works, name), engine, rounds).units
+
+
+def rate(name: str) -> Callable[[int], float]:
+    """Measures GB/s of a bulk instruction in the block engine."""
+
+    def value(rounds: int) -> float:
+        found = measured(named(BULK, name), "block", rounds).found
+        assert found is not None
+        return KIB / found.ns
+
+    return value
+
+
+@cache
+def kernel_rows(rounds: int) -> tuple[Row, ...]:
+    """The kernels in the block engine, translating included."""
+    return tuple(measured(kernel, "block", rounds) for kernel in KERNELS)
+
+
+def kernel_mean(rounds: int) -> float:
+    """Their geometric mean."""
+    mean = mean_of(kernel_rows(rounds), "block")
+    assert mean is not None
+    return mean.units
+
+
+def kernel_worst(rounds: int) -> float:
+    """The slowest of them."""
+    return max(row.units for row in kernel_rows(rounds) if row.per == "instruction")
+
+
+KERNEL_OPTIONS = "--kernels --engine block"
+TARGETS = (
+    Target("ALU loop, step engine", 15, "units per instruction", units(WORKLOADS, "ALU loop", "step"),
+           '--only "ALU loop" --engine step'),
+    Target("compute kernels, geometric mean", 1.5, "units per instruction", kernel_mean, KERNEL_OPTIONS),
+    Target("compute kernels, the slowest", 5, "units per instruction", kernel_worst, KERNEL_OPTIONS),
+    Target("REP MOVS", 1, "GB/s", rate("REP MOVSQ"), '--only "REP MOVS"', least=True),
+    Target("REP STOS", 1, "GB/s", rate("REP STOSQ"), '--only "REP STOS"', least=True),
+    Target("single step, registers handed to Python, exits recorded", 30, "units per step",
+           units(STEPS, "AxVM.steps", "block"), '--only "AxVM.steps"'),
+)  # fmt: skip
+
+
+def show(rounds: int) -> None:
+    """Measure all of them and print the table."""
+    print(HEADER)
+    for target in TARGETS:
+        print(target.line(rounds), flush=True)
