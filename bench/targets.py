@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from bench.bulk import BULK
+from bench.exits import EXITS
 from bench.kernels import KERNELS
 from bench.single_steps import STEPS
 from bench.table import KIB, Row, Work, digits, mean_of, measured
@@ -88,6 +89,7 @@ def kernel_worst(rounds: int) -> float:
     return max(row.units for row in kernel_rows(rounds) if row.per == "instruction")
 
 
+EXIT_BOUNDS = {"OUT": 14, "IN": 16, "MMIO read": 18, "MMIO write": 18}
 KERNEL_OPTIONS = "--kernels --engine block"
 TARGETS = (
     Target("ALU loop, step engine", 15, "units per instruction", units(WORKLOADS, "ALU loop", "step"),
@@ -98,6 +100,8 @@ TARGETS = (
     Target("REP STOS", 1, "GB/s", rate("REP STOSQ"), '--only "REP STOS"', least=True),
     Target("single step, registers handed to Python, exits recorded", 30, "units per step",
            units(STEPS, "AxVM.steps", "block"), '--only "AxVM.steps"'),
+    *(Target(f"exit round trip, {name}", bound, "units per exit", units(EXITS, name, "block"),
+             f'--only "{name}"') for name, bound in EXIT_BOUNDS.items()),
 )  # fmt: skip
 
 
