@@ -60,6 +60,7 @@ from isa.mmu import ACCESS_FETCH, PF_FETCH, PF_WRITE
 from isa.modes import mode_bits
 from isa.operands import Location
 from isa.semantics import definition_for, instruction_table
+from isa.semantics.flags import virtual_if
 from isa.semantics.registry import WIDE, Definition
 from isa.semantics.vector import on_halves
 from isa.state import (
@@ -216,9 +217,7 @@ class Cpu(BlockUnit):
         self.ymm_enabled = bool(self.cr4 & CR4_OSXSAVE) and self.xcr0 & wide == wide
         self.sse_enabled = not self.cr0 & (CR0_EM | CR0_TS) and bool(self.cr4 & CR4_OSFXSR)
         wide_stack = self.stack_mask != M16
-        kind = mode_bits(
-            self.vm, self.protected, long_mode, self.ymm_enabled, self.sse_enabled, wide_stack
-        )
+        kind = mode_bits(self.vm, self.protected, long_mode, self.ymm_enabled, self.sse_enabled, wide_stack)
         key = (self.code_bits, self.cpl, base, limit, kind)
         self.code: CodeContext = self.cache.context(self, key, base, limit)
 
@@ -296,6 +295,8 @@ class Cpu(BlockUnit):
                         ip = self.rip
                         if self.dr7 & 0xFF:
                             self._check_code_breakpoints()  # comes before what the fetch may raise
+                        if self.vif and self.vip and virtual_if(self):
+                            raise GeneralProtection(0, "VIF and VIP both set before an instruction")
                         insn = self.code[ip]
                         self._step_carefully(insn)
                 if self.retired >= until:
@@ -422,7 +423,9 @@ class Cpu(BlockUnit):
                 return self._interrupt(accepted)
         if self.halted:
             return Halt()
-        if self.shadow == NO_SHADOW and not (self.tf or self.rf or self.dr7 & 0xFF or self._pending_debug):
+        if self.shadow == NO_SHADOW and not (
+            self.tf or self.rf or self.dr7 & 0xFF or self._pending_debug or (self.vif and self.vip)
+        ):
             self.attention = 0
             if self.kicked or self.host_interrupt is not None:  # came from outside since it was looked at
                 self.attention = LOOK
@@ -507,8 +510,8 @@ class Cpu(BlockUnit):
         return fault
 
     def _check_code_breakpoints(self) -> None:
-        """DebugException if a breakpoint register holds the next instruction's address; not with RF, not behind
-        MOV SS or POP SS, not in the middle of an instruction."""
+        """DebugException if a breakpoint register holds the next instruction's address; not with RF, not
+        behind MOV SS or POP SS, not in the middle of an instruction."""
         if self.rf or self.answers or self.shadow == MOV_SS_SHADOW:
             return
         hits = 0
@@ -552,7 +555,7 @@ class Cpu(BlockUnit):
                     raise GeneralProtection(0, "instruction runs over the CS limit") from None
                 beyond = linear + len(raw) & (M64 if self.mode64 else M32)
                 if self.mode64 and beyond + 0x8000_0000_0000 & M64 >= 1 << 48:
-                    raise GeneralProtection(0, "instruction runs into addresses that are not canonical") from None
+                    raise GeneralProtection(0, "instruction runs into non-canonical addresses") from None
                 second = self._code_at(self.translate(beyond, ACCESS_FETCH, self.cpl == 3))
                 raw += bytes(self.ram[second : second + room - len(raw)])
                 instruction = decode(raw, self.code_bits, ip, self._options)

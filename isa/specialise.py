@@ -79,6 +79,7 @@ class Template:
     """The statements of one instruction form, with placeholders for what differs between instructions."""
 
     statements: list[Statement]
+    sse: bool = False  # #UD or #NM where the CPU's state does not allow SSE
 
 
 # ---- operands --------------------------------------------------------------------------------------------
@@ -207,6 +208,8 @@ class Specialiser(VectorCode):
         self.mode = mode
         self.part = part  # of a 256-bit form that is executed for each half: see `on_halves`
         self.half = 0
+        self.sse = False
+        self.read: set[int] = set()  # memory operands whose value the definition asks for
         self.vector = any(form.kind in VECTORS for form in forms)
         self.forwards = False  # what a local variable is bound to stays what it is to the end
         self.depth = 0
@@ -383,7 +386,8 @@ class Specialiser(VectorCode):
             case ast.Name(id=helper_name):
                 helper = _global(function, helper_name)
                 if helper is check_sse or helper is check_vector:
-                    return  # `fill` looked
+                    self.sse = True  # `fill` looks
+                    return
                 if not inspect.isfunction(helper):
                     raise Untranslatable(helper_name)
                 node = function_ast(helper)
@@ -591,6 +595,8 @@ class Specialiser(VectorCode):
 
     def read_operand(self, n: int, form: Form) -> ast.expr:
         register = name(f"OP{n}R")
+        if form.kind == "mem":
+            self.read.add(n)
         match form.kind:
             case "reg" if form.bits == 64:
                 return register
@@ -761,7 +767,11 @@ def template(
     specialiser = Specialiser(forms, mode, part)
     try:
         specialiser.run(function, range(len(forms)))
-        return Template(_loads_first([describe(node) for node in specialiser.out]))
+        statements = _loads_first([describe(node) for node in specialiser.out])
+        for n in specialiser.read:  # a load whose value came to nothing may still fault
+            if not any(f"OP{n}A" in statement.text for statement in statements):
+                return None
+        return Template(statements, specialiser.sse)
     except Untranslatable:
         return None
 
@@ -809,11 +819,11 @@ def fill(
         forms = forms_of(insn)
     except Untranslatable:
         return None
-    vector = any(form.kind in VECTORS for form in forms)
-    if vector and not (mode.mode64 and insn.arguments[0].sse_enabled):
-        return None
     made = template(definition.function, forms, mode, part)
     if made is None:
+        return None
+    vector = made.sse or any(form.kind in VECTORS for form in forms)
+    if vector and not (mode.mode64 and insn.arguments[0].sse_enabled):
         return None
     names: dict[str, str] = {"NEXT_": f"{insn.next:#x}"}
     registers = {f"OP{n}": operand.register for n, operand in enumerate(insn.operands)

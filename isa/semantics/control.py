@@ -227,8 +227,8 @@ def mov_to_dr(cpu: Cpu, dst: NamedRegister, src: Operand) -> None:
 
 
 def debug_register(cpu: Cpu, number: int) -> str:
-    """The register that MOV DR means. #UD for DR4/DR5 with CR4.DE and above DR7, at any CPL; then #GP(0) outside
-    ring 0; #DB with DR7.GD."""
+    """The register that MOV DR means. #UD for DR4/DR5 with CR4.DE and above DR7, at any CPL; then #GP(0)
+    outside ring 0; #DB with DR7.GD."""
     if number > 7:
         raise InvalidOpcode(f"there is no DR{number}")
     if number in (4, 5):
