@@ -35,4 +35,6 @@ def test_an_unknown_name_is_a_mistake_of_the_test() -> None:
 
 def test_the_fetch_script_makes_every_known_guest() -> None:
     script = (CHECKOUT / ".ci/fetch-guests").read_text()
-    assert set(re.findall(r'=([\w.+-]+)"?(?: \\)?$', script, re.MULTILINE)) >= set(GUESTS)
+    kept = re.findall(r'=([\w.+-]+)"?(?: \\)?$', script, re.MULTILINE)
+    made = re.findall(r'"\$guests/([\w+][\w.+-]*)"$', script, re.MULTILINE)
+    assert {*kept, *made} >= set(GUESTS)
