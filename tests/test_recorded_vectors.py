@@ -168,7 +168,9 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not gzip", gzip.compress(b"[]\n", mtime=0), gzip.compress(b"\xff")])
+@pytest.mark.parametrize(
+    "damage", [b"", b"not gzip", gzip.compress(b"[]\n", mtime=0), gzip.compress(b"\xff", mtime=0)]
+)
 def test_a_file_that_is_something_else_is_refused(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "damaged.jsonl.gz"
     path.write_bytes(damage)
