@@ -31,12 +31,14 @@ from tests.matrices import (
     test_rep,
     test_segment_loads,
     test_split,
+    test_system,
 )
 from tests.matrices.runner import Report, run
 
-MODULES = (test_segment_loads, test_limits, test_paging, test_control, test_far, test_gates, test_iret,
-           test_exceptions,
-           test_rep, test_split, test_fetch)  # fmt: skip
+MODULES = (
+    test_segment_loads, test_limits, test_paging, test_control, test_far, test_gates, test_iret,
+    test_exceptions, test_rep, test_split, test_fetch, test_system,
+)  # fmt: skip
 
 
 def matrices() -> Iterator[tuple[str, Callable[..., Report]]]:
@@ -61,8 +63,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.update and options.names:
         parser.error("--update needs all matrices: leave the names out")
     full = options.full or options.update
-    exact = {name for name, _ in matrices()} & set(options.names)
+    known = {name for name, _ in matrices()}
+    exact = known & set(options.names)
     partial_names = set(options.names) - exact
+    for part in sorted(partial_names):
+        if not any(part in name for name in known):
+            parser.error(f"no matrix is called {part!r}; there are: {', '.join(sorted(known))}")
     forms: Counter[str] = Counter()
     cases = differences = 0
     for name, runner in matrices():

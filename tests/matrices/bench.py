@@ -94,7 +94,8 @@ class Bench:
         """Retire that many instructions and deliveries; on the block engine the NOPs before come on top."""
         cpu = self.cpu
         self.ports = ()
-        if not self.blocks or cpu.tf or cpu.rf or cpu.dr7 & 0xFF or cpu.would_wake():
+        virtual = cpu.vif and cpu.vip  # #GP on any instruction, the first of LEAD too
+        if not self.blocks or cpu.tf or cpu.rf or virtual or cpu.dr7 & 0xFF or cpu.would_wake():
             return self._run(instructions)
         ip = cpu.rip
         cpu.rip = ip - LEAD

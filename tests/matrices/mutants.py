@@ -178,6 +178,36 @@ MUTANTS = (
         "self.rf = 0\n        self.rip = insn.next",
         "self.rip = insn.next",
     ),
+    _break(
+        "CLI, STI, PUSHF, POPF",
+        "isa/semantics/stack.py",
+        "changeable = changeable & M16 | 1 << VIF_BIT",
+        "changeable = changeable | 1 << VIF_BIT",
+    ),
+    _break(
+        "fast system calls",
+        "isa/semantics/system.py",
+        "cpu.set_rflags_raw(cpu.r11 & 0x3C_7FD7 | 2)",
+        "cpu.set_rflags_raw(cpu.r11 & 0x3D_7FD7 | 2)",
+    ),
+    _break(
+        "descriptor-table registers",
+        SEGMENT,
+        "if cpu.cr4 & CR4_UMIP and cpu.cpl:",
+        "if cpu.cr4 & CR4_UMIP and cpu.cpl == 3:",
+    ),
+    _break(
+        "system instructions",
+        "isa/semantics/system.py",
+        "if cpu.cr4 & CR4_TSD and cpu.cpl:",
+        "if cpu.cr4 & CR4_TSD and cpu.cpl == 3:",
+    ),
+    _break(
+        "IN and OUT",
+        "isa/semantics/io.py",
+        "if at + 1 > tr.limit:",
+        "if at > tr.limit:",
+    ),
 )
 
 
