@@ -14,6 +14,8 @@ from pysim_vm.cli_cache import size_words
 from pysim_vm.cli_status import ExitStatus
 from tests.elf_files import Part, build_elf
 
+pytestmark = pytest.mark.default_engine
+
 HOT = "mov ecx, 60000\nnext: add eax, ecx\ndec ecx\njnz next\nhlt"
 Runs = Callable[..., tuple[int, str, str]]
 

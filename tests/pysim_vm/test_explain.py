@@ -21,6 +21,8 @@ from pysim_vm.symbols import Symbol, SymbolTable
 from pysim_vm.vm import AxVM
 from tests.pysim_vm.translated_guests import BUDGET, sums
 
+pytestmark = pytest.mark.default_engine
+
 STRINGS = """
         mov ebp, 400
 next:   mov rsi, 0x100000

@@ -323,6 +323,7 @@ def test_a_second_cpu_is_refused_also_without_a_file() -> None:
         AxVM(config)
 
 
+@pytest.mark.default_engine
 def test_the_engine_of_the_file_decides_whether_blocks_are_used(tmp_path: Path) -> None:
     used = {}
     for engine in ("step", "block", "auto"):

@@ -18,6 +18,8 @@ from pysim_vm.translation_cache import CacheRefused, TranslationCache, cache_dir
 from pysim_vm.translation_file import Contents, Header, read_contents
 from tests.pysim_vm.translated_guests import cache_of, finished, sums
 
+pytestmark = pytest.mark.default_engine
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
