@@ -1,6 +1,7 @@
 """Cases for the assembler's round trip: every opcode of iced's legacy and VEX tables and its text.
 
-Not a test: `tests/isa/test_assembler.py` runs a seeded sample of it, and as a command it counts the coverage:
+Not a test: `tests/isa/assembler/test_round_trip.py` runs a seeded sample of it. As a command it counts what
+comes back:
 
     python -m tests.assembler_corpus --per-code 4
 

@@ -18,12 +18,30 @@ UNSTABLE_MODULES = frozenset(("time", "random", "secrets", "pickle", "uuid", "sh
 UNSTABLE_CALLS = frozenset(
     ("datetime.now", "datetime.utcnow", "datetime.today", "date.today", "os.urandom", "id")
 )
-# iced's users in the silicon
-ICED_USERS = frozenset(("isa/decode.py", "isa/assembler.py"))
+# The rooms of the assembler: each imports only rooms before it
+ASSEMBLER_ROOMS = (
+    *("results", "words", "tokens", "kinds", "mnemonics", "expressions", "operands"),
+    *("forms", "resolve", "encode", "statements", "instructions", "parser", "program", "__init__"),
+)
+# iced's users in the silicon: the decoder, and of the assembler those that speak of registers and opcodes
+ICED_USERS = frozenset(
+    (
+        "isa/decode.py",
+        *("isa/assembler/words.py", "isa/assembler/kinds.py", "isa/assembler/mnemonics.py"),
+        *("isa/assembler/operands.py", "isa/assembler/forms.py", "isa/assembler/resolve.py"),
+        *("isa/assembler/encode.py", "isa/assembler/instructions.py"),
+    )
+)
 # Bulk data: RAM, string instructions on it, framebuffers and disks
 NUMPY_USERS_ISA = frozenset(("isa/memory.py", "isa/semantics/string.py"))
 # Imported name -> the package of pyproject.toml that brings it
-PACKAGE_OF = {"elftools": "pyelftools", "iced_x86": "iced-x86", "lz4": "lz4", "zstandard": "zstandard"}
+PACKAGE_OF = {
+    "elftools": "pyelftools",
+    "iced_x86": "iced-x86",
+    "lz4": "lz4",
+    "markdown_it": "markdown-it-py",
+    "zstandard": "zstandard",
+}
 
 
 def sources(house: str) -> list[Path]:
@@ -40,6 +58,19 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             yield (node.module or "").split(".")[0], node.lineno
+
+
+def imported_modules(path: Path) -> Iterator[tuple[str, int]]:
+    """Dotted names of the modules that a module imports, wherever in the file, with their lines."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name, node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module in HOUSES:
+            for name in node.names:
+                yield f"{node.module}.{name.name}", node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.lineno
 
 
 def where(path: Path, line: int) -> str:
@@ -69,6 +100,30 @@ def test_iced_is_used_in_the_silicon_by_the_decoder_and_the_assembler_alone() ->
         if name == "iced_x86"
     }
     assert users == ICED_USERS
+
+
+def test_no_room_of_the_assembler_imports_a_later_one() -> None:
+    folder = ROOT / "isa" / "assembler"
+    assert {path.stem for path in folder.rglob("*.py")} == set(ASSEMBLER_ROOMS)
+    wrong = []
+    for number, room in enumerate(ASSEMBLER_ROOMS):
+        earlier = {f"isa.assembler.{name}" for name in ASSEMBLER_ROOMS[:number]}
+        path = folder / f"{room}.py"
+        for name, line in imported_modules(path):
+            if name.split(".")[0] == "isa" and name not in earlier:
+                wrong.append(f"{where(path, line)} {name}")
+    assert wrong == []
+
+
+def test_the_cpu_knows_nothing_of_the_assembler() -> None:
+    wrong = [
+        where(path, line)
+        for path in sources("isa")
+        if path.parent.name != "assembler"
+        for name, line in imported_modules(path)
+        if name.startswith("isa.assembler")
+    ]
+    assert wrong == []
 
 
 def test_numpy_in_the_silicon_is_for_memory_and_strings() -> None:
