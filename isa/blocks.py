@@ -46,7 +46,7 @@ LEAN = 512
 LEAN_STEPS = 4096
 
 # An instruction that makes blocks give up MAX_BAILS times, each within BAIL_DISTANCE instructions of the last
-# on average, ends blocks instead: the exception costs about as much as forty instructions.
+# on average, is called instead: the exception costs about as much as forty instructions.
 MAX_BAILS = 128
 BAIL_DISTANCE = 500
 
@@ -80,6 +80,11 @@ class BlockUnit(InterruptUnit):
         if recipe is not None:
             self.pending_flags = None
             recipe[0](self, *recipe[1:])
+
+    def rflags(self) -> int:
+        """RFLAGS as a number. A device may ask while a block that called it has a recipe pending."""
+        self.settle_flags()
+        return super().rflags()
 
     def run_blocks(self, until: int) -> None:
         """Run until `retired` reaches `until` or `attention` is set. Raises what an instruction raises;
@@ -115,7 +120,11 @@ class BlockUnit(InterruptUnit):
                         if len(recording) >= self.recorded:
                             self._make_region(code, recording)
                             recording = None
-                    left = block.run(cpu, min(until, cpu.retired + PATIENCE), block.entry)
+                    try:
+                        left = block.run(cpu, min(until, cpu.retired + PATIENCE), block.entry)
+                    except BaseException:  # out of an instruction that it called
+                        ip, insn = self.at_fault
+                        raise
                     if not left:
                         if cpu.attention:  # set by a signal handler or another thread
                             return
@@ -235,14 +244,16 @@ class BlockUnit(InterruptUnit):
         """Here and now the machine code of a draft is in memory and may be translated. Raises nothing."""
         definition_of = cast("Cpu", self).definition_of
         try:
-            for ip, raw in draft.insns:
+            for n, (ip, raw) in enumerate(draft.insns):
                 insn = code[ip]
                 definition = definition_of(insn)
-                if insn.raw != raw or definition is None or part_of(insn, definition) is None:
+                if insn.raw != raw or definition is None:
+                    return False
+                if n not in draft.calls and (ip in code.apart or part_of(insn, definition) is None):
                     return False
         except (Fault, VmExit, NotPlain):
             return False
-        return code.apart.isdisjoint(ip for ip, _ in draft.insns)
+        return True
 
     def _install(self, code: CodeContext, made: Translation) -> bool:
         """Put a translation where its heads are found. False if its code changed meanwhile."""
@@ -287,7 +298,7 @@ class BlockUnit(InterruptUnit):
             block.due = block.samples + block.due * DUE_GROWTH
 
     def _note_bail(self, code: CodeContext, block: Block, ip: int) -> None:
-        """An instruction made a block give up. If it does so all the time, blocks end before it."""
+        """An instruction made a block give up. If it does so all the time, blocks call it."""
         retired = cast("Cpu", self).retired
         count, since = code.bails.get(ip, (0, retired))
         if count < MAX_BAILS:

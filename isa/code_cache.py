@@ -26,7 +26,7 @@ MAX_TRANSLATED = 1 << 19  # instructions in translated blocks (about 1 GiB): bey
 class CodeContext(dict[int, Insn]):
     """RIP -> Insn; a miss decodes. `blocks` are translated runs by head, `heat` counts arrivals at a head.
 
-    `apart` are instructions that no block may hold, `bails` counts the times that one made a block give up.
+    `apart` are instructions that blocks have to call, `bails` counts the times that one made a block give up.
     """
 
     __slots__ = ("apart", "bails", "base", "blocks", "cpu", "frames", "heat", "key", "limit", "mode")
@@ -96,13 +96,14 @@ class CodePage:
 class CodeCache:
     """All contexts and code pages of one CPU."""
 
-    __slots__ = ("contexts", "count", "pages", "translated")
+    __slots__ = ("contexts", "count", "pages", "shifts", "translated")
 
     def __init__(self) -> None:
         self.contexts: dict[ContextKey, CodeContext] = {}
         self.pages: dict[int, CodePage] = {}
         self.count = 0  # entries in all pages
         self.translated = 0  # instructions in all blocks made since the last `drop_blocks`
+        self.shifts = 0  # times that code may have moved or changed: what a running block has to hear of
 
     def context(self, cpu: Cpu, key: ContextKey, base: int, limit: int) -> CodeContext:
         """The context for `key`, made on first use."""
@@ -115,6 +116,7 @@ class CodeCache:
 
     def flush(self) -> None:
         """The linear-to-physical map may have changed: empty the first level."""
+        self.shifts += 1
         for context in self.contexts.values():
             context.clear()
             context.frames.clear()
@@ -163,6 +165,7 @@ class CodeCache:
                         context.pop(ip, None)
                         context.heat.pop(ip, None)  # what could not be translated there is gone
                         context.apart.discard(ip)
+                self.shifts += 1
                 if gone and page.blocks:
                     self._drop_blocks(page, gone)
                 if not page.starts:

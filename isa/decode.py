@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from iced_x86 import (
@@ -13,6 +14,7 @@ from iced_x86 import (
     DecoderError,
     DecoderOptions,
     EncodingKind,
+    FlowControl,
     Formatter,
     FormatterSyntax,
     Instruction,
@@ -169,6 +171,39 @@ class Insn:
         self.operands = arguments[1:]
         self.next = next_ip
         self.page = -1  # number of the host page it starts in
+
+
+WRITES = frozenset((OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE))
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What an instruction writes and does, as far as the rest of its block has to know."""
+
+    registers: frozenset[str]  # general registers that it writes, by their 64-bit names
+    vectors: frozenset[int]  # numbers of the vector registers that it writes
+    flags: bool  # it reads or changes flags in RFLAGS
+    straight: bool  # the next instruction is the one behind it
+
+
+@lru_cache(maxsize=1 << 12)
+def effects_of(raw: bytes, bits: int) -> Effects:
+    """The effects of the instruction with these bytes in `bits`-bit code, from iced's tables."""
+    instruction = Decoder(bits, raw).decode()
+    info = InstructionInfoFactory().info(instruction)
+    written = [used.register for used in info.used_registers() if used.access in WRITES]
+    return Effects(
+        registers=frozenset(
+            register_names()[RegisterExt.full_register(register)].lower()
+            for register in written if RegisterExt.is_gpr(register)
+        ),
+        vectors=frozenset(
+            RegisterExt.number(register) for register in written if RegisterExt.is_vector_register(register)
+        ),
+        flags=bool(instruction.rflags_read | instruction.rflags_modified),
+        straight=instruction.flow_control == FlowControl.NEXT and not instruction.has_rep_prefix
+        and not instruction.has_repne_prefix,
+    )  # fmt: skip
 
 
 class NeedMoreBytes(Exception):

@@ -56,6 +56,11 @@ def entry_lines(used: Collection[str]) -> list[str]:
     return lines + [f"{upper} = cpu.{upper}" for upper in YMM_HIGH_NAMES if upper in used]
 
 
+def locals_of_vector(number: int) -> frozenset[str]:
+    """All locals that hold a part of a vector register."""
+    return frozenset((XMM_NAMES[number], YMM_HIGH_NAMES[number], f"lo{number}", f"hi{number}", f"ok{number}"))
+
+
 def exit_lines(used: Collection[str], stored: Collection[str]) -> list[str]:
     """How a block hands back the vector registers that it stored."""
     lines: list[str] = []

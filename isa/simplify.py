@@ -222,6 +222,8 @@ class Lines:
                 self.lines[m] = _TEMPORARY_NAME.sub(lambda found: put.get(found[0], found[0]), line)  # noqa: B023
                 self.gone.add(n)
                 return
+            if "cpu.exit_ip" in line:  # a call: it may change memory
+                return
             if len(line) - len(line.lstrip()) != len(indent) or not needed.isdisjoint(
                 _ASSIGNED.findall(line)
             ):

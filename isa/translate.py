@@ -5,8 +5,12 @@ function with the registers in locals. A function of several traces is a *region
 traces to another is an assignment to `pc` and stays inside.
 
 What makes that exact:
-- A block never faults, exits or writes code itself. Whatever is not the plain case raises; the handler puts
-  registers, flags and the count back to the start of that instruction, and the step engine executes it.
+- The statements of a block never fault, exit or write code. Whatever is not the plain case raises; the
+  handler puts registers, flags and the count back to the start of that instruction, and the step engine
+  executes it.
+- An instruction that cannot be statements (IN, OUT), or that gave up again and again (a device is behind its
+  address), is *called*: the block hands everything back to the CPU, calls its function as the step engine
+  does, and takes over again, unless events or code changed meanwhile. What it raises goes out of the block.
 - Flags that nothing in the block reads are not computed. An exit leaves a *recipe* in `cpu.pending_flags`: a
   function and the values it needs; who looks at the flags runs it.
 """
@@ -20,16 +24,16 @@ from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from isa.decode import Insn, disassemble
+from isa.decode import Insn, disassemble, effects_of
 from isa.exits import VmExit
 from isa.faults import Fault
-from isa.lanes import STICKY, VECTOR_LOCALS, entry_lines, exit_lines, runtime_names
+from isa.lanes import STICKY, VECTOR_LOCALS, entry_lines, exit_lines, locals_of_vector, runtime_names
 from isa.mmu import NotPlain
 from isa.semantics.helpers import PARITY
 from isa.semantics.registry import Definition
 from isa.simplify import Formulas, Lines, fuse
 from isa.specialise import ARCHITECTURAL, FLAGS, Statement, fill
-from isa.state import GPR_NAMES, SEGMENT_NAMES
+from isa.state import GPR_NAMES, SEGMENT_NAMES, XMM_NAMES, YMM_HIGH_NAMES
 from isa.windows import share
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ class CodeSource(NamedTuple):
     definition_of: Find
     mode: Mode
     base: int = 0  # of CS
-    apart: Collection[int] = ()  # instructions that are to stay with the step engine
+    apart: Collection[int] = ()  # instructions that are to be called
 
     def page_of(self, ip: int) -> int:
         """The number of the linear page of CS:`ip`."""
@@ -78,6 +82,7 @@ class Step:
     jump: tuple[str, str] = ("", "")
     follow: int | None = None  # where the trace goes on; None: it ends here
     index: int = 0  # in its function
+    called: bool = False  # it is no statements, but a call of its function
     kept: set[int] = field(default_factory=set)  # the flag assignments that something in the block reads
     before: Sources = field(default_factory=dict)
     after: Sources = field(default_factory=dict)
@@ -152,6 +157,7 @@ class Draft(NamedTuple):
     length: int  # instructions of the longest trace
     insns: tuple[tuple[int, bytes], ...]  # (RIP, machine code) of each instruction
     stops: tuple[int, ...]  # instructions for the step engine that end a trace
+    calls: tuple[int, ...]  # numbers of the instructions that are called
 
     def realise(self, code: CodeSource) -> Translation:
         """The function, for this code: it has to be that of the draft."""
@@ -165,6 +171,9 @@ class Draft(NamedTuple):
             "PCS": {head: n for n, head in enumerate(self.heads)},
             "PARITY": PARITY, "NotPlain": NotPlain, "Fault": Fault, "VmExit": VmExit, "recover": recover,
         }  # fmt: skip
+        called = namespace["CALLED"] = {n: code.fetch(self.insns[n][0]) for n in self.calls}
+        for n, insn in called.items():
+            namespace[f"F{n}"], namespace[f"OF{n}"] = insn.function, insn.arguments
         for n, source in enumerate(self.recipes):
             namespace[f"R{n}"] = compile_recipe(source)
         for constant in self.code.co_consts:
@@ -221,7 +230,7 @@ def build_trace(
         page = code.page_of(ip)
         if page not in pages and len(pages) == MAX_PAGES:
             break
-        step = _step(code, ip, number + len(steps), narrow) if ip not in code.apart else None
+        step = _step(code, ip, number + len(steps), narrow)
         if step is None:
             stop = ip
             break
@@ -259,7 +268,7 @@ def build_trace(
 
 
 def _step(code: CodeSource, ip: int, number: int, narrow: set[str]) -> Step | None:
-    """The instruction at `ip` as statements; None if the step engine has to execute it."""
+    """The instruction at `ip` as statements or as a call; None if the step engine has to execute it."""
     try:
         insn = code.fetch(ip)
     except (Fault, VmExit, NotPlain):
@@ -269,9 +278,11 @@ def _step(code: CodeSource, ip: int, number: int, narrow: set[str]) -> Step | No
         return None
     if code.page_of(insn.ip + len(insn.raw) - 1) != code.page_of(ip):
         return None
-    statements = fill(insn, definition, number, code.mode, narrow)
+    statements = None
+    if ip not in code.apart:
+        statements = fill(insn, definition, number, code.mode, narrow)
     if statements is None:
-        return None
+        return _call(insn, code.mode, narrow)
     jumps = [n for n, statement in enumerate(statements) if statement.jump[1]]
     if not jumps:
         return Step(insn, statements)
@@ -280,6 +291,17 @@ def _step(code: CodeSource, ip: int, number: int, narrow: set[str]) -> Step | No
     if len(jumps) > 1 or any(after.stores & statements[at].uses for after in statements[at + 1 :]):
         return None
     return Step(insn, statements, statements[at].jump)
+
+
+def _call(insn: Insn, mode: Mode, narrow: set[str]) -> Step | None:
+    """The instruction as a call of its function; None if the step engine has to execute it."""
+    effects = effects_of(insn.raw, mode.code_bits)
+    if not effects.straight:
+        return None
+    narrow -= effects.registers
+    vectors = {name for n in effects.vectors for name in (XMM_NAMES[n], YMM_HIGH_NAMES[n])}
+    call = Statement("", frozenset(), frozenset(), True, effects.registers | vectors | _FLAG_SET)
+    return Step(insn, [call], called=True)
 
 
 def _is_number(text: str) -> bool:
@@ -348,6 +370,14 @@ def recover(recipe: Recipe | None, via: int, values: Mapping[str, Any]) -> tuple
 
 # ---- putting a function together ---------------------------------------------------------------------------
 
+VIA = "@via"  # a line of the body until all ways are known
+# What the function of an instruction raised is for the engine that runs blocks: all is as that left it
+CALL_RAISED = (
+    "        if at in CALLED:",
+    "            cpu.at_fault = IPS[at], CALLED[at]",
+    "            raise",
+)
+
 # Locals of a block that are not registers: how it gets them
 _ENVIRONMENT = {
     "df": "cpu.df", "tr": "cpu.tlb_read", "tw": "cpu.tlb_write", "mb": "cpu.ram", "mw": "cpu.ram16",
@@ -377,12 +407,15 @@ class Emitter:
         self.mode = mode
         self.region = len(traces) > 1
         self.raising = any(s.raises for step in self.steps for s in step.statements)
+        self.calls = [step for step in self.steps if step.called]
         self.again = self.region or traces[0].loops  # something in it may be executed twice
         self.recipes: dict[str, str] = {}  # source -> the name of its function in the text
         self.vias: dict[str, int] = {}
         self.known = Formulas()
         self.partial = False
         self.before: list[Recipe | None] = []  # for each instruction that may give up
+        self.names: set[str] = set()  # all that the statements read or assign
+        self.handed_back: list[str] = []  # lines that give the CPU what they stored
         self.looked_up = ""  # the address whose trace is in `pc` already
         self.lines: list[str] = []
         self.plain: set[int] = set()  # numbers of lines that are a whole statement
@@ -390,10 +423,12 @@ class Emitter:
 
     def emit(self) -> str:
         """The source of the function."""
-        for number, trace in enumerate(self.traces):
-            statements = [step.statements for step in trace.steps]
-            fuse(statements)
-            share(statements, number)
+        runs = 0
+        for trace in self.traces:
+            fuse([step.statements for step in trace.steps])
+            for run in between_calls(trace.steps):
+                share(run, runs)
+                runs += 1
         for index, step in enumerate(self.steps):
             step.index = index
             step.jump = next((s.jump for s in step.statements if s.jump[1]), ("", ""))
@@ -410,6 +445,9 @@ class Emitter:
         """Flag assignments that something in the trace reads, or that could not wait for a recipe."""
         pending: dict[str, tuple[Step, int]] = {}
         for step in trace.steps:
+            if step.called:
+                pending.clear()
+                continue
             early: set[str] = set()
             last = max((n for n, s in enumerate(step.statements) if s.raises), default=0)
             for n, statement in enumerate(step.statements):
@@ -435,6 +473,9 @@ class Emitter:
         current: Sources = _AT_ENTRY
         for step in trace.steps:
             step.before = current
+            if step.called:  # the flags are where they were when control came to the trace
+                step.after = current = _AT_ENTRY
+                continue
             changed: dict[str, Statement | str] = {}
             for n, statement in enumerate(step.statements):
                 if statement.flag:
@@ -450,6 +491,9 @@ class Emitter:
         for trace in self.traces:
             known: set[str] = set()
             for step in trace.steps:
+                if step.called:
+                    known.clear()
+                    continue
                 for n, statement in enumerate(step.statements):
                     if statement.flag and n not in step.kept:
                         continue
@@ -550,6 +594,42 @@ class Emitter:
         text, _ = self.recipe({flag: LIVE if s == ENTRY else s for flag, s in sources.items()})
         return [f"via = {self.vias.setdefault(text, len(self.vias) + 1)}"]
 
+    # -- calling an instruction's function --
+
+    def emit_call(self, indent: str, trace: Trace, step: Step, count: int) -> None:
+        """The lines that hand everything back to the CPU, execute an instruction as the step engine does, and
+        take over again; or end the block if code or events changed meanwhile."""
+        insn, number = step.insn, step.index
+        effects = effects_of(insn.raw, self.mode.code_bits)
+        text, whole = self.recipe(step.before)
+        if self.again and not whole:
+            self.put(indent, VIA)
+        if text:
+            self.put(indent, *["cpu.settle_flags()"] * (not whole), f"cpu.pending_flags = {text}")
+        self.put(indent, *["via = 0"] * self.again, *["cpu.settle_flags()"] * effects.flags)
+        self.put(indent, *self.handed_back)
+        self.put(indent, f"cpu.retired = n + {count - 1}", f"cpu.exit_ip = {insn.ip:#x}")
+        self.put(indent, f"cpu.rip = {insn.next:#x}", f"F{number}(*OF{number})")
+        self.at[len(self.lines) - 1] = number
+        vectors = {name for n in effects.vectors for name in locals_of_vector(n)}
+        self.put(
+            indent,
+            *(f"{name} = cpu.{name}" for name in (*GPR_NAMES, "df")
+              if name in self.names and (name in effects.registers or name == "df")),
+            *entry_lines(vectors & self.names),
+        )  # fmt: skip
+        flags = self.needed_flags()
+        if flags:
+            self.put(indent, "cpu.settle_flags()", *(f"{flag} = cpu.{flag}" for flag in flags))
+        inner = indent + "    "
+        self.put(indent, "if cpu.attention or cache.shifts != shifts:")
+        self.put(inner, f"rip = {insn.next:#x}", f"n += {count}")
+        self.put(inner, *["pc = -1"] * (self.region and trace.loops), "break")
+
+    def needed_flags(self) -> list[str]:
+        """The flags that have to be in locals where some trace starts."""
+        return [flag for flag in FLAGS if any(flag in trace.needs for trace in self.traces)]
+
     # -- the body --
 
     def emit_step(self, indent: str, trace: Trace, step: Step, count: int) -> None:
@@ -560,6 +640,9 @@ class Emitter:
                 indent,
                 f"# {insn.ip:#x}: {disassemble(insn.raw, self.mode.code_bits, insn.ip)}  [{insn.raw.hex()}]",
             )
+        if step.called:
+            self.emit_call(indent, trace, step, count)
+            return
         condition, target = step.jump
         predicted = f"{step.follow:#x}" if step.follow is not None and _is_dynamic(target) else ""
         for n, statement in enumerate(step.statements):
@@ -629,11 +712,21 @@ class Emitter:
         """Prologue, loop, handler and epilogue around the body."""
         longest = max(len(trace.steps) for trace in self.traces)
         outer = "        " if self.raising else "    "
+        statements = [s for step in self.steps for s in step.statements]
+        stored = {place for s in statements for place in s.stores}
+        self.names = stored.union(
+            _IDENTIFIER.findall("\n".join(t for s in statements for t in (s.text, *s.jump)))
+        )
+        self.handed_back = [f"cpu.{place} = {place}" for place in (*GPR_NAMES, "df") if place in stored]
+        self.handed_back += exit_lines(self.names, stored)
         self.emit_choice(outer + "    ", 0, len(self.traces))
         before: list[Recipe | None] = []
         sources: Sources = _AT_ENTRY
         made: Recipe | None = None
         for step in self.steps:
+            if step.called:
+                before.append(None)
+                continue
             if any(s.raises for s in step.statements) and step.before is not sources:
                 sources = step.before
                 made = recipe_of(sources, self.known)
@@ -656,12 +749,11 @@ class Emitter:
         body.drop_dead()
         body.forward()
         self.lines, self.at = body.kept(self.at)
+        self.spell_out_via(after)
 
         text = "\n".join((*self.lines, *after))
         used = set(_IDENTIFIER.findall(text))
-        statements = [s for step in self.steps for s in step.statements]
-        stored = {place for s in statements for place in s.stores}
-        needs = [flag for flag in FLAGS if any(flag in trace.needs for trace in self.traces)]
+        needs = self.needed_flags()
 
         lines = ["def block(cpu, until, pc):"]
         if needs:
@@ -670,6 +762,7 @@ class Emitter:
         lines += [f"    {place} = cpu.{place}" for place in GPR_NAMES if place in used or place in stored]
         lines += [f"    {line}" for line in entry_lines(VECTOR_LOCALS & (used | stored))]
         lines += [f"    {local} = {value}" for local, value in _ENVIRONMENT.items() if local in used]
+        lines += ["    cache = cpu.cache", "    shifts = cache.shifts"] * bool(self.calls)
         lines += ["    n = cpu.retired", "    left = 0"]
         lines += ["    rest = None"] * (self.partial or recover)
         lines += ["    via = 0"] * (self.again or recover)
@@ -684,6 +777,7 @@ class Emitter:
             lines += [
                 "    except (NotPlain, Fault, VmExit) as event:",
                 "        at = AT[event.__traceback__.tb_lineno]",
+                *CALL_RAISED * bool(self.calls),
                 "        rip = IPS[at]",
                 "        n += OFFSETS[at]",
                 "        left = 2",  # BAILED
@@ -693,10 +787,36 @@ class Emitter:
         lines += after
         lines += [f"    cpu.{place} = {place}" for place in (*GPR_NAMES, "df") if place in stored]
         lines += [f"    {line}" for line in exit_lines(used, stored)]
+        lines += ["    cpu.exit_ip = -1"] * bool(self.calls)
         lines += ["    cpu.rip = rip", "    cpu.retired = n", "    return left", ""]
         self.before = before
         self.at = {first + line: index for line, index in self.at.items()}
         return "\n".join(lines)
+
+    def spell_out_via(self, after: Sequence[str]) -> None:
+        """Put what `via` stands for where a call needs it: known only when all ways are."""
+        choice = [line[4:] for line in after[: 2 * len(self.vias)]]
+        lines: list[str] = []
+        at: dict[int, int] = {}
+        for n, line in enumerate(self.lines):
+            if line.endswith(VIA):
+                lines += [line.removesuffix(VIA) + each for each in choice]
+                continue
+            if n in self.at:
+                at[len(lines)] = self.at[n]
+            lines.append(line)
+        self.lines, self.at = lines, at
+
+
+def between_calls(steps: Sequence[Step]) -> list[list[list[Statement]]]:
+    """The statements of each instruction, in runs without a call."""
+    runs: list[list[list[Statement]]] = [[]]
+    for step in steps:
+        if step.called:
+            runs.append([])
+        else:
+            runs[-1].append(step.statements)
+    return [run for run in runs if run]
 
 
 def shows_entry(trace: Trace) -> bool:
@@ -756,6 +876,7 @@ def draft_of(code: CodeSource, heads: Sequence[int], shortest: int = 3) -> Draft
         length=max(len(trace.steps) for trace in traces),
         insns=tuple((step.insn.ip, step.insn.raw) for step in emitter.steps),
         stops=tuple(trace.stop for trace in traces if trace.stop is not None),
+        calls=tuple(step.index for step in emitter.calls),
     )
 
 

@@ -57,13 +57,16 @@ LEGEND: Final = (
     (r"via", "which of the ways out was taken: it decides which recipe holds"),
     (r"rest", "a recipe for those flags that changed last; the others are settled before it"),
     (r"recover|BEFORE", "which flags hold before the instruction that gave up"),
+    (r"F\d+|OF\d+", "the function of an instruction that is called as in the step engine; its operands"),
+    (r"cache|shifts", "where decoded code is kept; how often code there changed or moved"),
+    (r"CALLED", "the instructions that are called: what they raise is not handled here"),
     (r"AT|IPS|OFFSETS|event|at", "from the line that raised to the instruction, its address and its count"),
     (r"NotPlain", "raised where an access is not plain RAM: a device, another page, a fault perhaps"),
     (r"Fault|VmExit", "what an instruction raises inside the guest, and what leaves it"),
     (r"PARITY", "the parity flag of each byte"),
     (r"xmm\d+|ymmh\d+", "a vector register as one number, and the upper half of a YMM register"),
     (r"(lo|hi|ok)\d+", "the two doubles of an XMM register, and whether both are easy to compute with"),
-    (r"sticky", "the exception flags of MXCSR, which stay set once they are"),
+    (r"sticky", "MXCSR is as usual and its precision flag is set: it stays set, whatever is inexact"),
     (r"v_\w+|\w+__\w+", "a helper of the CPU that is called"),
     (r"\w+_\d+", "an intermediate value; the number at its end is that of its instruction, counted from 0"),
 )  # fmt: skip
@@ -283,11 +286,6 @@ def why_stepped(cpu: Cpu, insn: Insn, decoded: Decoded) -> str:
     bits = decoded.source.mode.code_bits
     text = disassemble(insn.raw, bits, insn.ip)
     definition = cpu.definition_of(insn)
-    if insn.ip in decoded.apart:
-        return (
-            f"{text} made its function give up again and again, because what it accesses is not plain RAM or "
-            "lies across two pages; so functions end before it"
-        )
     if definition is None:
         return f"this CPU has no definition for {text}"
     where = f"{definition.function.__module__}.{definition.function.__name__}"
