@@ -231,6 +231,12 @@ class IoApic(Device):
                 entries[pin] = entry & ~ENTRY_REMOTE_IRR
                 self._service_level(pin)
 
+    def may_send_nmi(self) -> bool:
+        """True if an unmasked entry makes NMIs of its pin."""
+        return any(
+            not entry & ENTRY_MASK and entry >> 8 & 7 == DeliveryMode.NMI for entry in self.state.entries
+        )
+
     def _active(self, pin: int) -> bool:
         """Whether the pin's level is the one the entry calls active."""
         asserted = self.state.pins[pin]

@@ -658,6 +658,11 @@ class LocalApic(Device):
         """Whether an 8259 on LINT0 reaches the processor: virtual wire mode, or the APIC is disabled."""
         return not self.enabled or self._is_open_extint(self.state.lvt[Lvt.LINT0])
 
+    def lint0_sends_nmi(self) -> bool:
+        """Whether what the 8259 requests arrives as NMI: the watchdog of older kernels."""
+        entry = self.state.lvt[Lvt.LINT0]
+        return self.enabled and not entry & LVT_MASK and entry >> 8 & 7 == DeliveryMode.NMI
+
     def signal(self, source: Lvt) -> bool:
         """An internal source (thermal sensor, counter overflow, CMCI) fires; False if its entry is masked."""
         state = self.state

@@ -286,9 +286,11 @@ class AxVmDevices:
 
         Devices are numbered in the order of registration, from 0.
         """
-        for registration in self._registered:
-            if any(known is device for known in registration.devices):
-                return registration.number
+        if device is not None:
+            for registration in self._registered:
+                for known in registration.devices:
+                    if known is device:
+                        return registration.number
         return -1
 
     def answering(self, kind: BusKind, address: int, writes: bool) -> Device | None:

@@ -11,6 +11,7 @@ from devices.acpi_pm import AcpiPm
 from devices.base import Clock, Device, GuestMemory, IrqLine
 from devices.block import BlockBackend
 from devices.bus import BusError, BusKind, Window
+from devices.coprocessor_error import CoprocessorError
 from devices.debug_console import DebugConsole
 from devices.debug_exit import DebugExit
 from devices.fw_cfg import FwCfg
@@ -83,6 +84,7 @@ class PcBoard:
     com1: Uart16550
     post: PostCode
     fw_cfg: FwCfg
+    coprocessor_error: CoprocessorError
     i8042: I8042 | None = None
     vga: VgaText | None = None
     acpi: AcpiPm | None = None
@@ -96,6 +98,12 @@ class PcBoard:
     def acknowledge(self) -> int:
         """The CPU's INTA cycle."""
         return self.pic.acknowledge() if self.local_apic is None else self.local_apic.acknowledge()
+
+    def may_send_nmi(self) -> bool:
+        """True if some chip's interrupt is wired, by the guest's settings, to NMI."""
+        if self.local_apic is None or self.io_apic is None:
+            return False
+        return self.local_apic.lint0_sends_nmi() or self.io_apic.may_send_nmi()
 
 
 class ApicBaseMsr(Device):
@@ -205,9 +213,12 @@ def build_pc(devices: AxVmDevices, options: BoardOptions, hooks: BoardHooks) -> 
             port(layout.FW_CFG_DMA_PORT, layout.FW_CFG_DMA_PORT_COUNT, 4),
         ),
     )
-    board = PcBoard(pic, pit, rtc, com1, post, fw_cfg, lines=lines, line=line)
+    fpu_error = CoprocessorError(line(layout.COPROCESSOR_ERROR_IRQ))
+    devices.add_port_dev(fpu_error, layout.COPROCESSOR_ERROR_PORT, 1)
+    board = PcBoard(pic, pit, rtc, com1, post, fw_cfg, fpu_error, lines=lines, line=line)
     _add_keyboard(devices, options, hooks, board, line)
-    for number, owner in ((layout.PIT_IRQ, pit), (layout.RTC_IRQ, rtc), (layout.COM1_IRQ, com1)):
+    for number, owner in ((layout.PIT_IRQ, pit), (layout.RTC_IRQ, rtc), (layout.COM1_IRQ, com1),
+                          (layout.COPROCESSOR_ERROR_IRQ, fpu_error)):  # fmt: skip
         devices.claim_irq(number, owner)
     if options.vga:
         board.vga = VgaText(hooks.clock)

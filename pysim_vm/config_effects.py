@@ -31,6 +31,7 @@ _BOARD_PORTS: Final = (
     (layout.POST_PORT, 1),
     (layout.SYSTEM_CONTROL_A_PORT, 1),
     (layout.E9_PORT, 1),
+    (layout.COPROCESSOR_ERROR_PORT, 1),
     (layout.COM1_PORT, layout.UART_PORT_COUNT),
     (layout.DEBUGCON_PORT, 1),
     (layout.FW_CFG_PORT, layout.FW_CFG_PORT_COUNT),

@@ -27,21 +27,32 @@ BUSY = 0x8000
 M80 = (1 << 80) - 1
 
 
+def _task_switched(what: str, cr0: int) -> str:
+    return f"{what} with CR0.EM={int(bool(cr0 & CR0_EM))}, CR0.TS={int(bool(cr0 & CR0_TS))}"
+
+
 def check_fpu(cpu: Cpu) -> None:
     """#NM for an x87 instruction with CR0.EM or CR0.TS."""
     if cpu.cr0 & (CR0_EM | CR0_TS):
-        raise DeviceNotAvailable("x87 instruction with CR0.EM or CR0.TS")
+        raise DeviceNotAvailable((_task_switched, ("x87 instruction", cpu.cr0)))
+
+
+def _pending(flags: int) -> str:
+    names = ("invalid", "denormal", "divide by zero", "overflow", "underflow", "precision")
+    found = ", ".join(name for n, name in enumerate(names) if flags >> n & 1)
+    return f"unmasked x87 exception pending: {found}"
 
 
 def check_pending(cpu: Cpu) -> None:
-    """#MF for an unmasked x87 exception that an earlier instruction left; with CR0.NE = 0 the FERR# pin."""
+    """#MF for an unmasked x87 exception that an earlier instruction left, with CR0.NE = 1."""
     # Quirk: with CR0.NE = 0 the instruction goes on as if IGNNE# were asserted; hardware waits here for the
     # interrupt. FERR# is asserted when the exception happens, so the interrupt normally came before.
-    if cpu.fpu.status & ~cpu.fpu.control & EXCEPTIONS:
-        if cpu.cr0 & CR0_NE:
-            raise FpuError("unmasked x87 exception pending")
-        if cpu.on_ferr is not None:
-            cpu.on_ferr()
+    if cpu.fpu.status & ~cpu.fpu.control & EXCEPTIONS and cpu.cr0 & CR0_NE:
+        raise FpuError((_pending, (cpu.fpu.status & ~cpu.fpu.control & EXCEPTIONS,)))
+
+
+def _sse_off(cr0: int, cr4: int) -> str:
+    return f"SSE instruction with CR0.EM={int(bool(cr0 & CR0_EM))}, CR4.OSFXSR={int(bool(cr4 & CR4_OSFXSR))}"
 
 
 def check_sse(cpu: Cpu) -> None:
@@ -49,23 +60,31 @@ def check_sse(cpu: Cpu) -> None:
     # Quirk: VEX forms are held to CR0.EM = 0 and CR4.OSFXSR = 1 too, which hardware asks of legacy ones only;
     # no system enables XCR0.AVX without them
     if cpu.cr0 & CR0_EM or not cpu.cr4 & CR4_OSFXSR:
-        raise InvalidOpcode("SSE instruction with CR0.EM = 1 or CR4.OSFXSR = 0")
+        raise InvalidOpcode((_sse_off, (cpu.cr0, cpu.cr4)))
     if cpu.cr0 & CR0_TS:
-        raise DeviceNotAvailable("SSE instruction with CR0.TS")
+        raise DeviceNotAvailable("SSE instruction with CR0.TS=1")
 
 
 def update_summary(cpu: Cpu) -> None:
-    """ES and B follow the unmasked exceptions; with CR0.NE = 0 a new one asserts FERR# at once.
-
-    SDM Vol. 1, "MS-DOS Compatibility Sub-mode": the pin goes to the interrupt controller as IRQ 13.
-    """
+    """ES and B follow the unmasked exceptions, and FERR# follows them."""
     fpu = cpu.fpu
     if fpu.status & ~fpu.control & EXCEPTIONS:
-        if cpu.on_ferr is not None and not (fpu.status & ERROR_SUMMARY or cpu.cr0 & CR0_NE):
-            cpu.on_ferr()
         fpu.status |= ERROR_SUMMARY | BUSY
     else:
         fpu.status &= ~(ERROR_SUMMARY | BUSY)
+    drive_ferr(cpu)
+
+
+def drive_ferr(cpu: Cpu) -> None:
+    """The FERR# pin is asserted while ES is set and CR0.NE is not; call after a change of either.
+
+    SDM Vol. 1, "MS-DOS Compatibility Sub-mode": at once, and the board makes IRQ 13 of it.
+    """
+    level = bool(cpu.fpu.status & ERROR_SUMMARY) and not cpu.cr0 & CR0_NE
+    if level != cpu.ferr:
+        cpu.ferr = level
+        if cpu.on_ferr is not None:
+            cpu.on_ferr(level)
 
 
 @insn("FNINIT", inline=False)
@@ -73,6 +92,7 @@ def fninit(cpu: Cpu) -> None:
     """Control word 0x37F, status word 0, all registers empty"""
     check_fpu(cpu)
     cpu.fpu.init()
+    drive_ferr(cpu)
 
 
 @insn("FNCLEX", inline=False)
@@ -80,6 +100,7 @@ def fnclex(cpu: Cpu) -> None:
     """Clear the exception flags, ES, SF and B"""
     check_fpu(cpu)
     cpu.fpu.status &= 0x7F00
+    drive_ferr(cpu)
 
 
 @insn("FNSTCW", inline=False)
@@ -109,7 +130,7 @@ def fnstsw(cpu: Cpu, dst: Operand) -> None:
 def fwait(cpu: Cpu) -> None:
     """#NM with CR0.MP and CR0.TS; #MF if an unmasked x87 exception is pending"""
     if cpu.cr0 & CR0_MP and cpu.cr0 & CR0_TS:
-        raise DeviceNotAvailable("WAIT with CR0.MP and CR0.TS")
+        raise DeviceNotAvailable("WAIT with CR0.MP=1, CR0.TS=1")
     check_pending(cpu)
 
 
@@ -117,9 +138,9 @@ def fwait(cpu: Cpu) -> None:
 def emms(cpu: Cpu) -> None:
     """Mark every x87 register empty"""
     if cpu.cr0 & CR0_EM:
-        raise InvalidOpcode("EMMS with CR0.EM")
+        raise InvalidOpcode("EMMS with CR0.EM=1")
     if cpu.cr0 & CR0_TS:
-        raise DeviceNotAvailable("EMMS with CR0.TS")
+        raise DeviceNotAvailable("EMMS with CR0.TS=1")
     check_pending(cpu)
     cpu.fpu.tags = [1] * 8
     cpu.fpu.top = 0  # Vol. 3, "Effect of MMX Instructions on the x87 FPU State"
@@ -229,6 +250,7 @@ def fnsave(cpu: Cpu, dst: Memory) -> None:
     registers = b"".join((fpu.regs[fpu.top + n & 7] & M80).to_bytes(10, "little") for n in range(8))
     cpu.write_bytes(dst.segment, dst.offset, environment(cpu, dst.bytes - len(registers)) + registers)
     fpu.init()
+    drive_ferr(cpu)
 
 
 @insn("FRSTOR", inline=False)
@@ -265,7 +287,7 @@ def stmxcsr(cpu: Cpu, dst: Operand) -> None:
 def fx_address(cpu: Cpu, operand: Memory) -> int:
     """The offset of the area of FXSAVE and FXRSTOR after their checks: #NM, alignment to 16 bytes."""
     if cpu.cr0 & (CR0_EM | CR0_TS):
-        raise DeviceNotAvailable("FXSAVE or FXRSTOR with CR0.EM or CR0.TS")
+        raise DeviceNotAvailable((_task_switched, ("FXSAVE or FXRSTOR", cpu.cr0)))
     return area_address(cpu, operand, FXSAVE_SIZE, 16)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from isa.assembler import assemble
 from pysim_vm import AxVMConfig, Budget, Halt, SystemDown
 from pysim_vm.board import ram_split
 from pysim_vm.config import PysimConfig
@@ -51,9 +52,9 @@ PIC_AT_0X30 = """
         (0x20, "pic8259"), (0xA1, "pic8259"), (0x4D0, "pic8259"), (0x4D1, "pic8259"), (0x40, "pit8254"),
         (0x43, "pit8254"), (0x61, "pit8254"), (0x60, "i8042"), (0x64, "i8042"), (0x70, "rtc_cmos"),
         (0x71, "rtc_cmos"), (0x80, "post_code"), (0x92, "port92"), (0xE9, "debug_console"),
-        (0x402, "debug_console"), (0xF4, "debug_exit"), (0x3F8, "uart16550"), (0x3FF, "uart16550"),
-        (0x510, "fw_cfg"), (0x514, "fw_cfg"), (0x604, "acpi_pm"), (0x608, "acpi_pm"), (0xCF8, "pci_host"),
-        (0xCFF, "pci_host"), (0x3D4, "vga_text"),
+        (0xF0, "coprocessor_error"), (0x402, "debug_console"), (0xF4, "debug_exit"), (0x3F8, "uart16550"),
+        (0x3FF, "uart16550"), (0x510, "fw_cfg"), (0x514, "fw_cfg"), (0x604, "acpi_pm"), (0x608, "acpi_pm"),
+        (0xCF8, "pci_host"), (0xCFF, "pci_host"), (0x3D4, "vga_text"),
     ],
 )  # fmt: skip
 def test_each_chip_sits_at_its_port(port: int, chip: str) -> None:
@@ -224,6 +225,7 @@ def test_interrupt_lines_know_their_owners() -> None:
     devices = AxVM.from_asm("hlt", platform="pc").get_devices()
     assert {line: devices.irq_owners(line) for line in range(16) if devices.irq_owners(line)} == {
         0: ["pit8254"], 1: ["i8042"], 4: ["uart16550"], 8: ["rtc_cmos"], 9: ["acpi_pm"], 12: ["i8042"],
+        13: ["coprocessor_error"],
     }  # fmt: skip
 
 
@@ -243,3 +245,82 @@ def test_edx_after_reset_is_the_signature_that_cpuid_gives() -> None:
     vm = AxVM.from_asm("hlt")
     vm.vcpu(0).cpu.reset()
     assert vm.vcpu(0).regs.edx == vm.vcpu(0).cpu.cpuid(vm.vcpu(0).cpu, 1, 0)[0]
+
+
+FPU_ERROR = f"""
+    mov rsp, 0x9000
+    {PIC_AT_0X30}
+    mov rax, cr0
+    and eax, ~0x20              ; CR0.NE = 0: errors take the pin
+    mov cr0, rax
+    fninit
+    fldcw [control]             ; division by zero unmasked
+    sti
+    fld1
+    fldz
+    fdivp st1, st0
+    nop                         ; the interrupt comes here
+    fld1                        ; before this one meets the error
+    cli
+    hlt
+control: dw 0x37b
+"""
+FPU_HANDLER = """
+    inc ebx
+    xor eax, eax
+    out 0xf0, al
+    fnstsw ax
+    mov edx, eax
+    fnclex
+    mov al, 0x20
+    out 0xa0, al
+    out 0x20, al
+    iretq
+"""
+
+
+@pytest.mark.parametrize("engine", ["step", "block"])
+def test_an_x87_error_without_cr0_ne_is_interrupt_13(engine: str) -> None:
+    vm = pc(FPU_ERROR, handlers={0x3D: 0x6000})
+    vm.vcpu(0).cpu.use_blocks = engine == "block"
+    vm.write_to_guest(0x6000, assemble(FPU_HANDLER, origin=0x6000))
+    assert vm.run(10_000) == Halt()
+    regs = vm.vcpu(0).regs
+    assert (regs.ebx, regs.edx & 0x84) == (1, 0x84)  # once, with ZE and ES
+    assert vm.board is not None
+    assert not vm.board.coprocessor_error.state.ferr
+
+
+PIT_EVERY_MILLISECOND = """
+    mov al, 0x34
+    out 0x43, al
+    mov al, 0xa9
+    out 0x40, al
+    mov al, 4
+    out 0x40, al
+"""
+NMI_BY_IO_APIC = """
+    mov rbx, 0xfec00000
+    mov dword [rbx], 0x15       ; destination of pin 2, the PIT: APIC 0
+    mov dword [rbx + 16], 0
+    mov dword [rbx], 0x14
+    mov dword [rbx + 16], 0x400 ; NMI, not masked
+"""
+NMI_BY_LINT0 = """
+    mov rbx, 0xfee00000
+    mov dword [rbx + 0x350], 0x400
+"""
+
+
+@pytest.mark.parametrize("route", [NMI_BY_IO_APIC, PIC_AT_0X30 + NMI_BY_LINT0], ids=["I/O APIC", "LINT0"])
+def test_hlt_without_if_wakes_for_a_timer_that_is_wired_to_nmi(route: str) -> None:
+    vm = pc(f"mov rsp, 0x9000\n{PIT_EVERY_MILLISECOND}{route}cli\nhlt", "+APIC", handlers={2: 0x6000})
+    assert vm.run(1_000) == Halt()
+    assert vm.vcpu(0).regs.rip == 0x6001  # the handler halts in turn, with further NMIs blocked
+    assert 900_000 < vm.now_ns() < 1_200_000
+
+
+def test_hlt_without_if_ends_the_run_when_nothing_is_wired_to_nmi() -> None:
+    vm = pc(f"mov rsp, 0x9000\n{PIT_EVERY_MILLISECOND}cli\nhlt", "+APIC", handlers={2: 0x6000})
+    assert vm.run(1_000) == Halt()
+    assert vm.now_ns() < 100_000

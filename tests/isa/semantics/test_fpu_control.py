@@ -8,7 +8,9 @@ import pytest
 
 from isa.cpu import Cpu
 from isa.faults import DeviceNotAvailable, Fault, FpuError, GeneralProtection, InvalidOpcode, StackFault
-from isa.state import CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSFXSR, XMM_NAMES
+from isa.semantics.control import write_cr0
+from isa.semantics.fpu_control import drive_ferr
+from isa.state import CR0_CD, CR0_EM, CR0_MP, CR0_NE, CR0_NW, CR0_TS, CR4_OSFXSR, XMM_NAMES
 from tests.isa.machine import fault_of, make_cpu, run_one
 
 AT = 0x6000
@@ -79,14 +81,43 @@ def test_wait_is_unavailable_with_both_mp_and_ts_and_reports_what_is_pending() -
     assert isinstance(fault(cpu, "9b", "wait"), FpuError)
 
 
-def test_without_cr0_ne_a_pending_exception_asserts_ferr_instead() -> None:
-    pins: list[int] = []
+def test_without_cr0_ne_an_unmasked_exception_asserts_ferr_until_it_is_cleared() -> None:
+    pins: list[bool] = []
     cpu = machine()
     cpu.cr0 &= ~CR0_NE
-    cpu.on_ferr = lambda: pins.append(1)
-    cpu.fpu.status, cpu.fpu.control = 0x01, 0x37E
-    run(cpu, "9b", "wait")
-    assert pins == [1]
+    cpu.on_ferr = pins.append
+    cpu.fpu.status = 0x01  # masked so far
+    cpu.store(cpu.rbx, 2, 0x37E)
+    run(cpu, "d92b", "fldcw [rbx]")
+    assert pins == [True]
+    run(cpu, "9b", "wait")  # goes on
+    assert pins == [True]
+    run(cpu, "dbe2", "fnclex")
+    assert pins == [True, False]
+
+
+@pytest.mark.parametrize(("raw", "text"), [("dbe3", "fninit"), ("dd33", "fnsave [rbx]")])
+def test_an_initialised_fpu_releases_ferr(raw: str, text: str) -> None:
+    pins: list[bool] = []
+    cpu = machine()
+    cpu.cr0 &= ~CR0_NE
+    cpu.on_ferr = pins.append
+    cpu.fpu.status, cpu.fpu.control = 0x81, 0x37E
+    drive_ferr(cpu)
+    run(cpu, raw, text)
+    assert pins == [True, False]
+
+
+def test_cr0_ne_takes_the_pending_exception_from_the_pin_and_gives_it_back() -> None:
+    pins: list[bool] = []
+    cpu = machine(32)
+    cpu.cr0 &= ~(CR0_NW | CR0_CD)
+    cpu.on_ferr = pins.append
+    cpu.fpu.status, cpu.fpu.control = 0x81, 0x37E
+    write_cr0(cpu, cpu.cr0 & ~CR0_NE)
+    write_cr0(cpu, cpu.cr0)
+    write_cr0(cpu, cpu.cr0 | CR0_NE)
+    assert pins == [True, False]
 
 
 # ---- control and status --------------------------------------------------------------------------------
