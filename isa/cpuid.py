@@ -223,6 +223,8 @@ class CpuId:
                 return 0x01, 0, 0, 0
             case 4:
                 return _cache(subleaf)
+            case 5 if "MONITOR" in self._features:
+                return 64, 64, 0, 0  # smallest and largest line in bytes; no extension of MWAIT
             case 7 if subleaf == 0:
                 return 0, self._bits(7, 0, EBX), self._bits(7, 0, ECX), self._bits(7, 0, EDX)
             case 0xD:

@@ -11,6 +11,7 @@ from isa.faults import DebugException, GeneralProtection, InvalidOpcode
 from isa.memory import PHYSICAL_BITS
 from isa.msr import is_canonical
 from isa.operands import Memory, NamedRegister, Operand
+from isa.semantics.fpu_control import drive_ferr
 from isa.semantics.registry import insn
 from isa.state import (
     CR0_AM,
@@ -44,6 +45,7 @@ from isa.state import (
     EFER_LME,
     M16,
     M32,
+    M64,
     SYS_TSS16_BUSY,
 )
 
@@ -135,22 +137,22 @@ def write_cr0(cpu: Cpu, value: int) -> None:
     value = value & CR0_DEFINED | CR0_ET
     old = cpu.cr0
     if value & CR0_PG and not value & CR0_PE:
-        raise GeneralProtection(0, "CR0: PG without PE")
+        raise GeneralProtection(0, "CR0: PG=1 with PE=0")
     if value & CR0_NW and not value & CR0_CD:
-        raise GeneralProtection(0, "CR0: NW without CD")
+        raise GeneralProtection(0, "CR0: NW=1 with CD=0")
     if not value & CR0_PG and cpu.cr4 & CR4_PCIDE:
-        raise GeneralProtection(0, "CR0.PG cleared with CR4.PCIDE")
+        raise GeneralProtection(0, "CR0.PG cleared with CR4.PCIDE=1")
     if not value & CR0_PG and cpu.mode64:
-        raise GeneralProtection(0, "CR0.PG cleared in 64-bit mode")
+        raise GeneralProtection(0, "CR0.PG cleared with CS.L=1")
     efer = cpu.efer
     if value & CR0_PG and not old & CR0_PG:
         if efer & EFER_LME:
             if not cpu.cr4 & CR4_PAE:
-                raise GeneralProtection(0, "CR0.PG with EFER.LME but without CR4.PAE")
+                raise GeneralProtection(0, "CR0.PG set with EFER.LME=1 and CR4.PAE=0")
             if cpu.cs.l:
-                raise GeneralProtection(0, "CR0.PG with EFER.LME from a code segment with L")
+                raise GeneralProtection(0, "CR0.PG set with EFER.LME=1 and CS.L=1")
             if cpu.tr.type <= SYS_TSS16_BUSY:
-                raise GeneralProtection(0, "CR0.PG with EFER.LME and a 16-bit TSS in TR")
+                raise GeneralProtection(0, f"CR0.PG set with EFER.LME=1, 16-bit TSS {cpu.tr.selector:#06x}")
             efer |= EFER_LMA
         elif cpu.cr4 & CR4_PAE:
             cpu.load_pdptes(cpu.cr3)
@@ -160,6 +162,8 @@ def write_cr0(cpu: Cpu, value: int) -> None:
         cpu.load_pdptes(cpu.cr3)
     cpu.efer = efer
     cpu.cr0 = value
+    if (value ^ old) & CR0_NE:
+        drive_ferr(cpu)
     if (value ^ old) & CR0_PAGING_BITS:
         cpu.flush_tlb()
     cpu.update_mode()
@@ -190,9 +194,10 @@ def write_cr4(cpu: Cpu, value: int) -> None:
         raise GeneralProtection(0, f"CR4: reserved bits {value & ~allowed:#x}")
     changed = value ^ cpu.cr4
     if changed & CR4_PAE and cpu.efer & EFER_LMA:
-        raise GeneralProtection(0, "CR4.PAE cleared in long mode")
+        raise GeneralProtection(0, "CR4.PAE cleared with EFER.LMA=1")
     if changed & value & CR4_PCIDE and (not cpu.efer & EFER_LMA or cpu.cr3 & 0xFFF):
-        raise GeneralProtection(0, "CR4.PCIDE set outside long mode or with CR3[11:0] not 0")
+        why = f"CR4.PCIDE set with EFER.LMA={int(bool(cpu.efer & EFER_LMA))}, CR3[11:0]={cpu.cr3 & 0xFFF:#x}"
+        raise GeneralProtection(0, why)
     if value & CR4_PAE and cpu.cr0 & CR0_PG and not cpu.efer & EFER_LMA and changed & CR4_PDPTE_BITS:
         cpu.load_pdptes(cpu.cr3)
     cpu.cr4 = value
@@ -233,12 +238,12 @@ def debug_register(cpu: Cpu, number: int) -> str:
         raise InvalidOpcode(f"there is no DR{number}")
     if number in (4, 5):
         if cpu.cr4 & CR4_DE:
-            raise InvalidOpcode(f"DR{number} with CR4.DE")
+            raise InvalidOpcode(f"DR{number} with CR4.DE=1")
         number += 2
     if cpu.cpl:
         raise GeneralProtection(0, f"MOV DR{number} at CPL {cpu.cpl}")
     if cpu.dr7 & DR7_GD:
-        raise DebugException(DR6_BD, "debug register access with DR7.GD", trap=False)
+        raise DebugException(DR6_BD, f"MOV DR{number} with DR7.GD=1", trap=False)
     return f"dr{number}"
 
 
@@ -298,8 +303,9 @@ def arm_monitor(cpu: Cpu, offset: int) -> None:
     """The checks of MONITOR; the address is touched as by a byte load. #UD outside ring 0, #GP(0)."""
     if cpu.cpl:
         raise InvalidOpcode(f"MONITOR at CPL {cpu.cpl}")
-    if cpu.rcx & M32:
-        raise GeneralProtection(0, f"MONITOR: ECX is {cpu.rcx & M32:#x}, no extension exists")
+    extensions = cpu.rcx & (M64 if cpu.mode64 else M32)
+    if extensions:
+        raise GeneralProtection(0, f"MONITOR: ECX is {extensions:#x}, no extension exists")
     cpu.read_data(cpu.ds, offset, 1)  # Quirk: a segment override is ignored
 
 
@@ -308,8 +314,9 @@ def mwait(cpu: Cpu) -> None:
     """Wait for a store to the monitored line or an interrupt"""
     if cpu.cpl:
         raise InvalidOpcode(f"MWAIT at CPL {cpu.cpl}")
-    if cpu.rcx & M32 & ~1:
-        raise GeneralProtection(0, f"MWAIT: reserved extension in ECX {cpu.rcx & M32:#x}")
+    extensions = cpu.rcx & (M64 if cpu.mode64 else M32)
+    if extensions:  # waking for masked interrupts too: CPUID.05H:ECX[bit 1] says that it does not exist
+        raise GeneralProtection(0, f"MWAIT: ECX is {extensions:#x}, no extension exists")
     # Quirk: here only interrupts end the wait
     cpu.halted = True
     cpu.request_attention()
@@ -328,10 +335,10 @@ def invpcid(cpu: Cpu, kind: Operand, descriptor: Memory) -> None:
     high = cpu.read_data(descriptor.segment, descriptor.offset + 8 & descriptor.address_mask, 8)
     if kind.value > 3:
         raise GeneralProtection(0, f"INVPCID: type {kind.value:#x} is reserved")
-    if low >> 12 and kind.value < 2:
+    if low >> 12:
         raise GeneralProtection(0, f"INVPCID: reserved bits in the descriptor {low:#x}")
     if kind.value < 2 and low & 0xFFF and not cpu.cr4 & CR4_PCIDE:
-        raise GeneralProtection(0, "INVPCID: a PCID other than 0 with CR4.PCIDE = 0")
+        raise GeneralProtection(0, f"INVPCID: PCID {low & 0xFFF:#x} with CR4.PCIDE=0")
     if kind.value == 0 and not is_canonical(high):
         raise GeneralProtection(0, f"INVPCID: address {high:#x} is not canonical")
     cpu.flush_tlb()
@@ -352,10 +359,13 @@ def xgetbv(cpu: Cpu) -> None:
     cpu.rdx = cpu.xcr0 >> 32
 
 
-@insn("XSETBV", inline=False)
+@insn("XSETBV", inline=False, own_privilege=True)
 def xsetbv(cpu: Cpu) -> None:
     """XCR[ECX] := EDX:EAX; x87 is required, AVX needs SSE"""
-    check_osxsave(cpu, "XSETBV")
+    if not cpu.vm:  # which has but #GP, it does not look at CR4
+        check_osxsave(cpu, "XSETBV")
+    if cpu.cpl:
+        raise GeneralProtection(0, f"XSETBV at CPL {cpu.cpl}")
     value = (cpu.rdx & M32) << 32 | cpu.rax & M32
     allowed = 0b111 if "AVX" in cpu.features else 0b011
     if cpu.rcx & M32:

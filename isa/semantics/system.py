@@ -101,7 +101,8 @@ def rdrand(cpu: Cpu, dst: Operand) -> None:
 def syscall(cpu: Cpu) -> None:
     """RCX := RIP; R11 := RFLAGS; RIP := LSTAR; CS, SS := STAR[47:32]; RFLAGS := RFLAGS AND NOT FMASK"""
     if not cpu.mode64 or not cpu.efer & EFER_SCE:
-        raise InvalidOpcode("SYSCALL outside 64-bit mode or with EFER.SCE = 0")
+        why = f"SYSCALL in {cpu.mode_name()} mode with EFER.SCE={int(bool(cpu.efer & EFER_SCE))}"
+        raise InvalidOpcode(why)
     flags = cpu.rflags() & ~(1 << RF_BIT)
     selector = cpu.msr.get(IA32_STAR, 0) >> 32 & 0xFFFC
     cpu.rcx = cpu.rip
@@ -132,7 +133,8 @@ def sysretq(cpu: Cpu) -> None:
 def return_from_syscall(cpu: Cpu, to_64bit: bool) -> None:
     """The common part of both SYSRET forms."""
     if not cpu.mode64 or not cpu.efer & EFER_SCE:
-        raise InvalidOpcode("SYSRET outside 64-bit mode or with EFER.SCE = 0")
+        why = f"SYSRET in {cpu.mode_name()} mode with EFER.SCE={int(bool(cpu.efer & EFER_SCE))}"
+        raise InvalidOpcode(why)
     if cpu.cpl:
         raise GeneralProtection(0, f"SYSRET at CPL {cpu.cpl}")
     if to_64bit and not is_canonical(cpu.rcx):
@@ -156,7 +158,7 @@ def sysenter(cpu: Cpu) -> None:
     """CS:RIP := SYSENTER_CS:SYSENTER_EIP; SS:RSP := SYSENTER_CS + 8:SYSENTER_ESP; CPL := 0"""
     selector = cpu.msr.get(IA32_SYSENTER_CS, 0) & 0xFFFC
     if not cpu.cr0 & CR0_PE or not selector:
-        raise GeneralProtection(0, "SYSENTER in real mode or with SYSENTER_CS = 0")
+        raise GeneralProtection(0, f"SYSENTER in {cpu.mode_name()} mode with SYSENTER_CS {selector:#x}")
     long_mode = bool(cpu.efer & EFER_LMA)
     mask = M64 if long_mode else M32
     cpu.set_rflags_raw(cpu.rflags() & ~(1 << VM_BIT | 1 << IF_BIT | 1 << RF_BIT))
@@ -184,9 +186,11 @@ def leave_sysenter(cpu: Cpu, to_64bit: bool) -> None:
     """The common part of both SYSEXIT forms."""
     selector = cpu.msr.get(IA32_SYSENTER_CS, 0) & 0xFFFC
     if not cpu.cr0 & CR0_PE or cpu.cpl or not selector:
-        raise GeneralProtection(0, "SYSEXIT in real mode, outside ring 0 or with SYSENTER_CS = 0")
+        why = f"SYSEXIT in {cpu.mode_name()} mode, CPL {cpu.cpl} and SYSENTER_CS {selector:#x}"
+        raise GeneralProtection(0, why)
     if to_64bit and not (is_canonical(cpu.rcx) and is_canonical(cpu.rdx)):
-        raise GeneralProtection(0, "SYSEXIT to a non-canonical address")
+        why = f"SYSEXIT to RIP {cpu.rdx:#x} with RSP {cpu.rcx:#x}, not both canonical"
+        raise GeneralProtection(0, why)
     mask = M64 if to_64bit else M32
     first = selector + (32 if to_64bit else 16)
     cpu.cs.load_raw(first & 0xFFFF | 3, 0, M32, (CODE64 if to_64bit else CODE32) | DPL3)
@@ -197,9 +201,9 @@ def leave_sysenter(cpu: Cpu, to_64bit: bool) -> None:
     cpu.update_mode()
 
 
-@insn("VMCALL", "VMMCALL", inline=False)
+@insn("VMCALL", "VMMCALL", inline=False, own_privilege=True)
 def hypercall(cpu: Cpu) -> None:
-    """RAX := the hypervisor's answer to call RAX (RDI, RSI, RDX, RCX, R8, R9)"""
+    """RAX := the hypervisor's answer to call RAX (RDI, RSI, RDX, RCX, R8, R9); a guest leaves at every CPL"""
     mask = M64 if cpu.mode64 else M32
     args = (cpu.rdi & mask, cpu.rsi & mask, cpu.rdx & mask, cpu.rcx & mask,
             cpu.r8 if cpu.mode64 else 0, cpu.r9 if cpu.mode64 else 0)  # fmt: skip
@@ -234,4 +238,4 @@ def rsm(cpu: Cpu) -> None:
 @insn("GETSEC", inline=False)
 def getsec(cpu: Cpu) -> None:
     """#UD without CR4.SMXE, which this CPU does not have"""
-    raise InvalidOpcode("GETSEC without CR4.SMXE")
+    raise InvalidOpcode("GETSEC with CR4.SMXE=0")

@@ -7,27 +7,43 @@ descriptors, stacks and what must not have been written.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from isa.cpu import Cpu
-from isa.cpuid import FEATURE_BITS
-from isa.exits import Budget, ExitReason, Halt, IoRead, IoWrite, TripleFault
+from isa.cpuid import DEFAULT_FEATURES, FEATURE_BITS, OPTIONAL_FEATURES, CpuId
+from isa.exits import (
+    Budget,
+    ExitReason,
+    Halt,
+    Hypercall,
+    IoRead,
+    IoWrite,
+    SysRegRead,
+    SysRegWrite,
+    TripleFault,
+)
 from isa.faults import Fault
 from isa.memory import PhysicalMemory
-from isa.state import Segment
+from isa.state import NO_SHADOW, XMM_NAMES, YMM_HIGH_NAMES, Segment
 from tests.isa.machine import ALL_FEATURES
+from tests.matrices.model_machine import ANSWER, random_value
 from tests.matrices.model_rep import port_value
 from tests.matrices.model_system import TIME
 from tests.matrices.spec import PLAIN, SEGMENTS, Machine, Seg
 
 FEATURES = ALL_FEATURES | frozenset(FEATURE_BITS)
+OFFERED = frozenset((*DEFAULT_FEATURES, *OPTIONAL_FEATURES))  # all that a configuration can have CPUID tell
 LEAD = 3  # NOPs before the instruction, so that a block has something to begin with
 FILLER = b"\x90" * LEAD
 REGISTERS = tuple(name for name in PLAIN if name != "rflags")
 ALL_SEGMENTS = (*SEGMENTS, "ldtr", "tr")
-SEGMENT_NUMBERS = tuple(enumerate(SEGMENTS))
+VECTORS = attrgetter(*XMM_NAMES, *YMM_HIGH_NAMES)  # XMM0 is in REGISTERS too: it is what most cases use
+NO_VECTORS = (0,) * len((*XMM_NAMES, *YMM_HIGH_NAMES))
+FPU = attrgetter("regs", "tags", "top", "control", "status", "ip", "dp", "cs", "ds", "opcode")
+FPU_AT_RESET = ([0] * 8, [0] * 8, 0, 0x40, 0, 0, 0, 0, 0, 0)
 
 
 class Bench:
@@ -37,11 +53,12 @@ class Bench:
         memory = PhysicalMemory()
         memory.add_ram(0, ram)
         self.ram = ram
-        self.cpu = Cpu(memory, features, lambda cpu, leaf, subleaf: (0, 0, 0, 0))
+        self.cpu = Cpu(memory, features, CpuId(OFFERED))
         self.blocks = blocks
         self.cpu.use_blocks = blocks
         self.cpu.hot = 0
         self.cpu.tsc = lambda: TIME
+        self.cpu.random64 = self._random
         self.ports: tuple[Any, ...] = ()
         self.code = b""  # what lay in the code area when it was decoded
         self.image = np.zeros(ram, np.uint8)
@@ -54,14 +71,14 @@ class Bench:
         if text != self.code:
             cpu.cache_written(code.start, len(text))
             self.code = text
-        cpu.reset()
+        self._forget()
         for name in REGISTERS:
             setattr(cpu, name, getattr(machine, name))
         cpu.set_rflags_raw(machine.rflags)
         for name in ALL_SEGMENTS:
-            wanted: Seg = getattr(machine, name)
+            selector, base, limit, attributes, null = getattr(machine, name)
             segment: Segment = getattr(cpu, name)
-            segment.load_raw(wanted.selector, wanted.base, wanted.limit, wanted.attributes, null=wanted.null)
+            segment.load_raw(selector, base, limit, attributes, null=null)
         cpu.gdtr.base, cpu.gdtr.limit = machine.gdtr
         cpu.idtr.base, cpu.idtr.limit = machine.idtr
         cpu.pdptes = list(machine.pdptes)
@@ -81,6 +98,21 @@ class Bench:
         cpu.code.bails.clear()  # however often a block gives up, the next case goes through it again
         cpu.code.apart.clear()
         cpu.request_attention()
+
+    def _forget(self) -> None:
+        """What RESET does to all that a machine does not say, and only that."""
+        cpu = self.cpu
+        if VECTORS(cpu) != NO_VECTORS or FPU(cpu.fpu) != FPU_AT_RESET:
+            cpu.reset()
+        cpu.forget_answers()
+        cpu.injected.clear()
+        cpu.undelivered = None
+        cpu.nmi_pending = False
+        cpu._pending_debug = 0
+        cpu.shadow = NO_SHADOW
+        cpu.msr.clear()
+        if not self.blocks:  # which keep translations of all of them
+            cpu.cache.contexts.clear()
 
     def pend(self, vector: int) -> None:
         """Make an external interrupt pending, or an NMI for vector 2."""
@@ -113,8 +145,13 @@ class Bench:
         """Go on after `run` until so many have retired in all."""
         return self._run(instructions)
 
+    def _random(self) -> int:
+        """The machine's next random number."""
+        self.ports = (*self.ports, ("random",))
+        return random_value(len(self.ports) - 1)
+
     def _run(self, until: int) -> ExitReason:
-        """Run, answering IN and OUT."""
+        """Run, answering IN and OUT, and registers and calls that are the hypervisor's."""
         reads = 0
         while True:
             reason = self.cpu.run(until)
@@ -125,6 +162,15 @@ class Bench:
             elif isinstance(reason, IoWrite):
                 self.ports = (*self.ports, ("out", reason.port, reason.width, reason.data))
                 self.cpu.complete()
+            elif isinstance(reason, SysRegRead):
+                self.ports = (*self.ports, ("rdmsr", reason.addr))
+                self.cpu.complete(ANSWER)
+            elif isinstance(reason, SysRegWrite):
+                self.ports = (*self.ports, ("wrmsr", reason.addr, reason.value))
+                self.cpu.complete()
+            elif isinstance(reason, Hypercall):
+                self.ports = (*self.ports, ("hypercall", reason.nr, reason.args))
+                self.cpu.complete(ANSWER)
             else:
                 return reason
 
@@ -138,6 +184,8 @@ class Bench:
         elif not isinstance(reason, Budget | Halt):
             return f"exit {reason}"
         for name in REGISTERS:
+            if stopped and name == "halted":
+                continue
             got, wanted = getattr(cpu, name), getattr(expected, name)
             if got != wanted:
                 found.append(f"{name} {got:#x}, model {wanted:#x}")
@@ -165,6 +213,8 @@ class Bench:
             found.append(f"NMI blocking {cpu.nmi_blocked}")
         if cpu.retired != expected.retired:
             found.append(f"{cpu.retired} retired, model {expected.retired}")
+        if cpu.msr != expected.msrs:
+            found.append(f"MSRs {cpu.msr}, model {expected.msrs}")
         if self.memory() != expected.mem:
             found.append(self._memory_difference(expected.mem))
         return "; ".join(found)

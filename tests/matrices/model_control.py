@@ -53,17 +53,19 @@ def mov_to_cr(m: Machine, number: int, value: int) -> None:
             write_cr3(m, value)
         case 4:
             write_cr4(m, value)
-        case 8 if value >> 4:
-            raise Fault(GP, 0)
+        case 8:
+            if value >> 4:
+                raise Fault(GP, 0)
+            m.cr8 = value
 
 
 def mov_from_cr(m: Machine, number: int) -> int:
-    """MOV r, CRn; CR8 is 0."""
+    """MOV r, CRn."""
     if number not in (0, 2, 3, 4, 8):
         raise Fault(UD)
     if m.cpl:
         raise Fault(GP, 0)
-    value: int = getattr(m, f"cr{number}", 0)
+    value: int = getattr(m, f"cr{number}")
     return value
 
 
@@ -106,9 +108,9 @@ def write_cr3(m: Machine, value: int) -> None:
     m.cr3 = value
 
 
-def write_cr4(m: Machine, value: int) -> None:
+def write_cr4(m: Machine, value: int, offered: int = CR4_OFFERED) -> None:
     """Reserved bits, PAE in IA-32e mode, PCIDE; the PDPTE registers."""
-    if value & ~CR4_OFFERED:
+    if value & ~offered:
         raise Fault(GP, 0)
     changed = value ^ m.cr4
     if m.long and changed & PAE:
@@ -127,11 +129,11 @@ def lmsw(m: Machine, value: int) -> None:
     m.cr0 = m.cr0 & ~0xE | value & 0xF
 
 
-def write_efer(m: Machine, value: int) -> None:
+def write_efer(m: Machine, value: int, offered: int = EFER_OFFERED) -> None:
     """WRMSR of IA32_EFER: reserved bits; LME while paging is on; LMA is read-only."""
     if m.cpl:
         raise Fault(GP, 0)
-    if value & ~EFER_OFFERED or (m.cr0 & PG and (value ^ m.efer) & LME):
+    if value & ~offered or (m.cr0 & PG and (value ^ m.efer) & LME):
         raise Fault(GP, 0)
     m.efer = value & ~LMA | m.efer & LMA
 

@@ -286,7 +286,7 @@ def xgetbv(m: Machine) -> None:
         raise Fault(UD)
     if m.rcx & M32:
         raise Fault(GP, 0)
-    m.rax, m.rdx = 1, 0
+    m.rax, m.rdx = m.xcr0 & M32, m.xcr0 >> 32
 
 
 def set_ac(value: bool) -> Model:
@@ -323,7 +323,9 @@ def swapgs(m: Machine) -> None:
     if not m.mode64:
         raise Fault(UD)
     ring0(m)
+    old = m.gs.base
     m.gs = m.gs._replace(base=m.msrs[GS_BASE_OF_THE_KERNEL])
+    m.msrs = {**m.msrs, GS_BASE_OF_THE_KERNEL: old}
 
 
 # ---- ports -------------------------------------------------------------------------------------------------

@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.matrices.__main__ import matrices
+from tests.matrices.everything import matrices
 from tests.oracles.mutants import COPIED, ROOT, Mutant, mutated
 
 LONGEST_RUN = 600  # seconds
 DESCRIPTORS, MMU, CPU, INTERRUPTS = "isa/descriptors.py", "isa/mmu.py", "isa/cpu.py", "isa/interrupts.py"
 FAR, IRET, CONTROL = "isa/semantics/far.py", "isa/semantics/interrupt.py", "isa/semantics/control.py"
 SEGMENT, STRING, TASKS = "isa/semantics/segment.py", "isa/semantics/string.py", "isa/tasks.py"
+SYSTEM = "isa/semantics/system.py"
 
 
 def _break(matrix: str, file: str, old: str, new: str) -> Mutant:
@@ -64,8 +65,8 @@ MUTANTS = (
     _break(
         "far selectors",
         FAR,
-        'if is_null(selector):\n        raise GeneralProtection(0, "far transfer',
-        'if not selector:\n        raise GeneralProtection(0, "far transfer',
+        'if is_null(selector):\n        raise GeneralProtection(0, f"far transfer',
+        'if not selector:\n        raise GeneralProtection(0, f"far transfer',
     ),
     _break("call gates", FAR, "for n in reversed(range(count))", "for n in range(count)"),
     _break(
@@ -186,7 +187,7 @@ MUTANTS = (
     ),
     _break(
         "fast system calls",
-        "isa/semantics/system.py",
+        SYSTEM,
         "cpu.set_rflags_raw(cpu.r11 & 0x3C_7FD7 | 2)",
         "cpu.set_rflags_raw(cpu.r11 & 0x3D_7FD7 | 2)",
     ),
@@ -198,7 +199,7 @@ MUTANTS = (
     ),
     _break(
         "system instructions",
-        "isa/semantics/system.py",
+        SYSTEM,
         "if cpu.cr4 & CR4_TSD and cpu.cpl:",
         "if cpu.cr4 & CR4_TSD and cpu.cpl == 3:",
     ),
@@ -207,6 +208,34 @@ MUTANTS = (
         "isa/semantics/io.py",
         "if at + 1 > tr.limit:",
         "if at > tr.limit:",
+    ),
+    _break("CPUID", "isa/cpuid.py", "return self._basic(cpu, 0x16, 0)", "return 0, 0, 0, 0"),
+    _break(
+        "RDRAND and RDSEED",
+        SYSTEM,
+        "cpu.of = cpu.sf = cpu.zf = cpu.af = cpu.pf = 0",
+        "cpu.of = cpu.sf = cpu.zf = cpu.pf = 0",
+    ),
+    _break("VMCALL and VMMCALL", SYSTEM, "cpu.rax & mask, args) & mask", "cpu.rax & mask, args)"),
+    _break("MONITOR and MWAIT", CONTROL, "arm_monitor(cpu, cpu.rax & M32)", "arm_monitor(cpu, cpu.rax)"),
+    _break("INVPCID", CONTROL, "if low >> 12:", "if low >> 13:"),
+    _break("XSETBV", CONTROL, "value & 0b110 == 0b100", "value & 0b110 == 0b111"),
+    _break("LMSW", CONTROL, "src.value & 0xF | cpu.cr0 & CR0_PE", "src.value & 0xF"),
+    _break("instructions without a result", SYSTEM, 'InvalidOpcode("RSM', 'GeneralProtection(0, "RSM'),
+    _break("LOOP and JRCXZ", "isa/semantics/flow.py", "if count and condition:", "if condition:"),
+    _break("RDMSR", SYSTEM, "cpu.rdx = value >> 32", "cpu.rdx = value >> 33"),
+    _break("WRMSR", "isa/msr.py", "or value & 0xF00 or", "or value & 0x700 or"),
+    _break(
+        "instructions that CPUID does not offer",
+        CPU,
+        "elif missing and mnemonic not in HYPERCALLS:",
+        "elif missing and mnemonic in HYPERCALLS:",
+    ),
+    _break(
+        "bits and registers that CPUID does not offer",
+        "isa/msr.py",
+        'if "NX" in cpu.features:',
+        'if "MSR" in cpu.features:',
     ),
 )
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from iced_x86 import Decoder
+from iced_x86 import Code, Decoder, DecoderOptions, OpKind
 
 from isa.decode import code_names
-from tests.matrices.bench import Bench
-from tests.matrices.space import FULL, Space
+from tests.matrices.bench import FEATURES, Bench
+from tests.matrices.space import FULL, Combination, Space
 from tests.matrices.spec import VECTOR_NAMES, Machine
-from tests.matrices.world import BITS, RAM, World
+from tests.matrices.world import RAM, World
 
-Combination = dict[str, Any]
 SHOWN = 12  # differences in a failure's text
 
 
@@ -41,13 +40,17 @@ class Case(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Spaces, and what a combination of theirs is. `quota` combinations of each space run by default."""
+    """Spaces, and what a combination of theirs is. `quota` combinations of each space run by default.
+
+    `features` are what the CPU has, by iced's names.
+    """
 
     name: str
     spaces: tuple[Space, ...]
     case: Callable[[World, Combination], Case | None]
     quota: int = 2000
     ram: int = RAM
+    features: frozenset[str] = FEATURES
 
 
 class Report(NamedTuple):
@@ -63,8 +66,21 @@ class Report(NamedTuple):
 
 @cache
 def form_of(raw: bytes, bits: int) -> str:
-    """iced's Code name."""
-    return code_names()[Decoder(bits, raw).decode().code]
+    """iced's Code name.
+
+    Two encodings have their names from AMD's CPUs: UD0 without a ModR/M byte, and in 64-bit code a near
+    branch with an operand-size prefix, which Intel's CPUs and this one ignore.
+    """
+    instruction = Decoder(bits, raw).decode()
+    other = Decoder(bits, raw, DecoderOptions.AMD).decode()
+    kinds = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH64)
+    as_amd = instruction.code == Code.INVALID or (bits == 64 and instruction.op0_kind in kinds)
+    return code_names()[(other if as_amd else instruction).code]
+
+
+def code_bits(m: Machine) -> int:
+    """Whether a machine's code segment has 16-bit, 32-bit or 64-bit code."""
+    return 64 if m.mode64 else 32 if m.cs.db else 16
 
 
 def combinations(matrix: Matrix, full: bool, blocks: bool = False) -> Iterator[tuple[Space, Combination]]:
@@ -77,7 +93,7 @@ def combinations(matrix: Matrix, full: bool, blocks: bool = False) -> Iterator[t
 def run(matrix: Matrix, *, blocks: bool = False, full: bool = FULL) -> Report:
     """Every combination, or the default slice, on one engine."""
     world = World(matrix.ram)
-    bench = Bench(matrix.ram, blocks=blocks)
+    bench = Bench(matrix.ram, blocks=blocks, features=matrix.features)
     outcomes: Counter[str] = Counter()
     handlers: Counter[str] = Counter()
     forms: Counter[str] = Counter()
@@ -86,13 +102,12 @@ def run(matrix: Matrix, *, blocks: bool = False, full: bool = FULL) -> Report:
         case = matrix.case(world, combination)
         if case is None:
             continue
+        if case.at is None:
+            forms[form_of(case.raw, code_bits(case.start))] += 1
         result = world.check(bench, *case)
         outcomes[result.kind.split("(")[0] or "done"] += 1
         if result.handler in VECTOR_NAMES and result.kind:
             handlers[f"{VECTOR_NAMES[result.handler]} handler"] += 1
-        mode = combination.get("mode", "64")
-        if case.at is None:
-            forms[form_of(case.raw, BITS[mode])] += 1
         if result.difference and len(wrong) < 1000:
             wrong.append(f"{space.name} {combination} [{case.raw.hex()}] {result.kind}: {result.difference}")
     return Report(outcomes, handlers, forms, wrong, sum(outcomes.values()))

@@ -16,7 +16,7 @@ GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
         "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")  # fmt: skip
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 PLAIN = (*GPRS, "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7",
-         "cpl", "xmm0", "mxcsr")  # fmt: skip
+         "cpl", "xmm0", "mxcsr", "cr8", "xcr0", "halted")  # fmt: skip
 
 # SDM Vol. 3, "Control Registers" and "IA32_EFER"
 PE, TS, NE, ET, WP, AM, PG = 1 << 0, 1 << 3, 1 << 5, 1 << 4, 1 << 16, 1 << 18, 1 << 31
@@ -126,6 +126,8 @@ class Machine:
     rbp: int
     rsi: int
     rdi: int
+    r8: int
+    r9: int
     r11: int
     rip: int
     rflags: int
@@ -141,6 +143,9 @@ class Machine:
     cpl: int
     xmm0: int
     mxcsr: int
+    cr8: int
+    xcr0: int
+    halted: bool  # by HLT or MWAIT
     x87_error: bool  # an unmasked x87 exception is pending
     es: Seg
     cs: Seg
@@ -158,8 +163,10 @@ class Machine:
     nmi_blocked: bool
     pse36: bool  # CPUID: PSE-36, PDPE1GB
     pages_1g: bool
-    ports: tuple[Any, ...]  # ("in", port, size) and ("out", port, size, value) in their order
-    msrs: dict[int, int]
+    # What asked the machine around the CPU, in its order: ("in", port, size), ("out", port, size, value),
+    # ("rdmsr", index), ("wrmsr", index, value), ("hypercall", number, arguments), ("random",)
+    ports: tuple[Any, ...]
+    msrs: dict[int, int]  # those that were written or read as something else than after RESET
     log: list[tuple[int, int, bool]] | None  # data references (linear, size, write), if anyone wants them
     flat: int  # below this, linear addresses are physical ones and may be used for what they are used for
 
@@ -172,6 +179,8 @@ class Machine:
         self.rflags = 2
         self.cr0 = ET
         self.mxcsr = 0x1F80
+        self.xcr0 = 1
+        self.halted = False
         self.x87_error = False
         self.dr6, self.dr7 = 0xFFFF_0FF0, 0x400
         self.gdtr = self.idtr = (0, 0)

@@ -10,7 +10,7 @@ from tests.matrices import model_paging as paging
 from tests.matrices.bench import LEAD, Bench
 from tests.matrices.model_segments import reference
 from tests.matrices.space import Space
-from tests.matrices.spec import CF, IF, Machine
+from tests.matrices.spec import CF, IF, OSFXSR, Machine
 from tests.matrices.world import CODE, DATA, HANDLER, RAM, World
 
 STORE = b"\x89\x03"  # MOV [RBX], EAX
@@ -44,6 +44,9 @@ WRONG: dict[str, Callable[[Machine], object]] = {
     "the retired count": lambda m: m.set(retired=m.retired + 1),
     "NMI blocking": lambda m: m.set(nmi_blocked=True),
     "a port": lambda m: m.set(ports=(("in", 1, 1),)),
+    "a model-specific register": lambda m: m.set(msrs={0xC000_0103: 1}),
+    "XCR0": lambda m: m.set(xcr0=3),
+    "HLT": lambda m: m.set(halted=True),
     "one byte of RAM": broken_byte,
 }
 
@@ -84,6 +87,39 @@ def test_a_pending_interrupt_comes_before_the_instruction() -> None:
     assert (result.kind, result.difference, bench.cpu.rip) == ("", "", HANDLER + 16 * 0x41)
 
 
+LEFT: dict[str, bytes] = {
+    "a vector register": b"\x66\x0f\x76\xdb",  # PCMPEQD XMM3, XMM3
+    "the x87 stack": b"\xd9\xe8",  # FLD1
+    "an MSR": b"\x0f\x30",  # WRMSR
+    "HLT": b"\xf4",
+    "the shadow of STI": b"\xfb",
+}
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["step", "block"])
+@pytest.mark.parametrize("what", LEFT)
+def test_what_a_case_leaves_behind_does_not_reach_the_next_one(what: str, blocks: bool) -> None:
+    world, bench = World(), Bench(RAM, blocks=blocks)
+    fresh = Bench(RAM, blocks=blocks)
+    for each in (bench, fresh):
+        world.check(each, started(world), STORE, store)
+    start = started(world).set(rcx=0xC000_0103, rdx=0)
+    start.cr4 |= OSFXSR
+    world.check(bench, start, LEFT[what], lambda m: None)
+    assert left(bench) != left(fresh)
+    for each in (bench, fresh):
+        assert world.check(each, started(world), STORE, store).difference == ""
+    assert left(bench) == left(fresh)
+
+
+def left(bench: Bench) -> tuple[object, ...]:
+    """What a Machine does not hold, and what tells that an instruction has run."""
+    cpu = bench.cpu
+    vectors = tuple(getattr(cpu, f"xmm{n}") for n in range(16))
+    fpu = (cpu.fpu.regs, cpu.fpu.tags, cpu.fpu.top, cpu.fpu.control, cpu.fpu.status)
+    return vectors, fpu, dict(cpu.msr), cpu.halted, cpu.shadow, list(cpu.injected), cpu.nmi_pending
+
+
 def test_code_that_changed_is_decoded_again() -> None:
     world, bench = World(), Bench(RAM)
     for n in range(300):  # more snippets than there is room for
@@ -91,6 +127,14 @@ def test_code_that_changed_is_decoded_again() -> None:
         result = world.check(bench, started(world), raw, lambda m, n=n: m.set(rax=n))  # type: ignore[misc]
         assert result.difference == ""
     assert bench.cpu.rip > CODE
+
+
+def test_of_an_axis_on_which_nothing_hangs_only_the_first_value_comes() -> None:
+    space = Space("moot", lambda c: ("b",) if c["a"] else (), a=(0, 1), b=range(5))
+    assert [(c["a"], c["b"]) for c in space.everything()] == [(0, 0), (1, 0), (0, 1), (0, 2), (0, 3), (0, 4)]
+    assert len(list(space.slice(100, full=False))) == 6
+    for c in Space("moot", space.moot, a=(0, 1), b=range(50)).slice(30, full=False):
+        assert not c["a"] or c["b"] == 0
 
 
 def test_a_space_is_numbered_and_its_slice_meets_every_value() -> None:

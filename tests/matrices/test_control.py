@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from tests.matrices import model_control as control
-from tests.matrices.runner import Case, Combination, Matrix, verify
-from tests.matrices.space import Space
+from tests.matrices.runner import Case, Matrix, verify
+from tests.matrices.space import Combination, Space
 from tests.matrices.spec import DE, LME, M32, M64, PAE, PG, PGE, PSE, SMAP, SMEP, Machine
 from tests.matrices.world import World, identity_paging
 
@@ -59,6 +59,11 @@ def in_state(world: World, c: Combination) -> Machine:
 def modes(state: str) -> str:
     """The world's mode of a state."""
     return CPU_MODE.get(state, "32")
+
+
+def moot(c: Combination) -> tuple[str, ...]:
+    """The value that nobody may write."""
+    return ("first", "second") if c["cpl"] else ()
 
 
 def mov_cr(world: World, c: Combination) -> Case | None:
@@ -153,7 +158,7 @@ CONTROL = Matrix(
     (
         Space("one bit", state=STATES, what=("cr0", "cr2", "cr3", "cr4", "cr8", "lmsw", "efer"),
               first=range(64), second=(0,), cpl=(0,)),
-        Space("two bits", state=STATES, what=("cr0", "cr4", "cr3", "efer"), first=range(64),
+        Space("two bits", moot, state=STATES, what=("cr0", "cr4", "cr3", "efer"), first=range(64),
               second=range(32), cpl=(0, 0, 0, 3)),
         Space("two bits of CR0", state=STATES, what=("cr0",), first=(0, 1, 5, 16, 29, 30, 31),
               second=range(32), cpl=(0,)),
@@ -161,7 +166,7 @@ CONTROL = Matrix(
               second=(2,), cpl=range(4)),
     ),
     mov_cr,
-    1500,
+    1000,
     RAM,
 )  # fmt: skip
 NUMBERS = Matrix(
@@ -170,6 +175,8 @@ NUMBERS = Matrix(
         Space("numbers", state=("32", "32 paging", "compat", "64"),
               what=("to cr", "from cr", "to dr", "from dr"), number=range(16), cpl=range(4), de=(0, 1),
               gd=(0, 1), value=(0, M32, 0x5555_5555, 1 << 32, 1 << 63)),
+        Space("bits of debug registers", state=("32", "64"), what=("to dr",), number=range(8), cpl=(0,),
+              de=(0, 1), gd=(0,), value=(*(1 << n for n in range(64)), *(M64 ^ 1 << n for n in range(64)))),
     ),
     register_number,
     1500,

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from isa.decode import code_names
+from tests.isa.forms import implemented_forms
 from tests.matrices import covered
-from tests.matrices.__main__ import MODULES
-from tests.matrices.runner import form_of
+from tests.matrices.everything import MODULES
+from tests.matrices.runner import code_bits, form_of
 from tests.matrices.test_debug import INSTRUCTIONS, SEQUENCES
 from tests.matrices.world import BITS, World
+from tests.oracles import coverage
+from tests.oracles.reasons import PAST, only_fault, reason
 
 SLICE = 400  # combinations of a space: enough to meet every instruction of it
 
@@ -27,7 +30,7 @@ def generated() -> Counter[str]:
                 for combination in space.slice(SLICE, full=False):
                     case = matrix.case(world, combination)
                     if case is not None and case.at is None:
-                        found[form_of(case.raw, BITS[combination.get("mode", "64")])] += 1
+                        found[form_of(case.raw, code_bits(case.start))] += 1
     for what in SEQUENCES:
         for combination in what.space.slice(SLICE, full=False):
             step = INSTRUCTIONS[combination["mode"]].get(combination[what.key])
@@ -45,6 +48,18 @@ def test_covered_json_names_the_forms_that_the_matrices_generate() -> None:
     short = {name: (kept[name], count) for name, count in slices.items() if kept[name] < count}
     assert not short, stale
     assert len(kept) > 150
+
+
+def test_every_implemented_form_is_compared_on_silicon_or_in_a_matrix() -> None:
+    silicon, matrices = coverage.read()["checked"], covered.matrix_checked()
+    neither = []
+    for code in implemented_forms():
+        name = code_names()[code]
+        if reason(code) == PAST or name in matrices:
+            continue
+        if name not in silicon or only_fault(code):
+            neither.append(name)
+    assert not neither, neither
 
 
 def test_covered_json_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from tests.matrices.model_gates import INT1, INT3, INT_N, software_interrupt
 from tests.matrices.model_iret import iret
 from tests.matrices.model_rep import element, port_value
 from tests.matrices.model_segments import load_sreg, reference
-from tests.matrices.runner import SHOWN, Combination, Report, form_of
-from tests.matrices.space import FULL, Space
+from tests.matrices.runner import SHOWN, Report, form_of
+from tests.matrices.space import FULL, Combination, Space
 from tests.matrices.spec import (
     DE,
     DE_VECTOR,
@@ -230,6 +230,15 @@ def machine(world: World, mode: str, cpl: int) -> Machine:
     return m
 
 
+class Program(dict[int, Step]):
+    """Where each instruction lies; the handlers are NOPs."""
+
+    def __missing__(self, at: int) -> Step:
+        if HANDLER <= at < HANDLERS_END:
+            return NOP
+        raise KeyError(at)
+
+
 class Scene:
     """A start and a program; `text` is where each instruction lies."""
 
@@ -237,7 +246,7 @@ class Scene:
         self.m = m
         self.late = late
         self.at: list[int] = []
-        self.program: dict[int, Step] = dict.fromkeys(range(HANDLER, HANDLERS_END), NOP)
+        self.program = Program()
         at = CODE + LEAD
         m.mem[CODE:at] = FILLER
         for name in (*names, *("nop",) * 8):
@@ -287,13 +296,13 @@ OPS = (
     "out16",
 )
 RANGES = Space(
-    "ranges of breakpoints", mode=("64", "32"), op=OPS, n=(1,), rw=range(4), length=range(4), enable=(1,),
-    edge=range(-9, 10), de=(1, 0), tf=(0, 1), cpl=(0,), dr6=(0xFFFF_0FF0,), missing=(0, 1), second=(0,),
+    "ranges of breakpoints", n=(1,), rw=range(4), length=range(4), enable=(1,), edge=range(-9, 10), de=(1, 0),
+    tf=(0, 1), cpl=(0,), dr6=(0xFFFF_0FF0,), missing=(0, 1), second=(0,), op=OPS, mode=("64", "32"),
 )  # fmt: skip
 ENABLES = Space(
-    "enabled breakpoints", mode=("64", "32"), op=("load", "store", "add", "out", "rep movs", "push m"),
-    n=range(4), rw=range(4), length=(0, 3), enable=(1, 2, 3, 0), edge=(-1, 0, 1, 4), de=(1,), tf=(0, 1),
-    cpl=(0, 3), dr6=(0xFFFF_0FF0, 0xFFFF_EFFF), missing=(0,), second=(0, 1),
+    "enabled breakpoints", n=range(4), rw=range(4), length=(0, 3), enable=(1, 2, 3, 0), edge=(-1, 0, 1, 4),
+    de=(1,), tf=(0, 1), cpl=(0, 3), dr6=(0xFFFF_0FF0, 0xFFFF_EFFF), missing=(0,), second=(0, 1),
+    op=("load", "store", "add", "out", "rep movs", "push m"), mode=("64", "32"),
 )  # fmt: skip
 
 
@@ -341,21 +350,35 @@ def data_scene(world: World, c: Combination) -> tuple[Scene, int, list[int], boo
 
 FIRST = tuple(dict.fromkeys((*INSTRUCTIONS["64"], *INSTRUCTIONS["32"])))
 SECOND = ("nop", "ud2", "load", "mov ss", "sti", "int n", "rep stos")
+
+
+def moot(c: Combination) -> tuple[str, ...]:
+    """When an event comes that does not, and whether IF would let it; images that nobody loads."""
+    found = () if c["interrupt"] else ("if",)
+    if not c["nmi"]:
+        if c["first"] != "iret":  # which ends the blocking
+            found = (*found, "blocked")
+        if not c["interrupt"]:
+            found = (*found, "late")
+    return (*found, "image") if c["first"] == "syscall" else (*found, "fmask")
+
+
+# The instructions come last: what lies in memory then changes seldom
 EVENTS = Space(
-    "order of events", mode=("64", "32"), first=FIRST, second=SECOND, tf=(0, 1), data=(0, 1),
-    code=(-1, 0, 1, 2), interrupt=(0, 1), nmi=(0, 1), cpl=(0, 3), rf=(0, 0, 1), steps=(4,), late=(0, 1),
-    image=(2,), blocked=(0,), missing=(0,), fmask=(0,), **{"if": (0, 1)},
+    "order of events", moot, tf=(0, 1), data=(0, 1), code=(-1, 0, 1, 2), interrupt=(0, 1), nmi=(0, 1),
+    cpl=(0, 3), rf=(0, 0, 1), steps=(4,), late=(0, 1), image=(2,), blocked=(0,), missing=(0,), fmask=(0,),
+    **{"if": (0, 1)}, second=SECOND, first=FIRST, mode=("64", "32"),
 )  # fmt: skip
 STEPS = Space(
-    "events step by step", mode=("64", "32"), first=FIRST, second=("nop", "int n"), tf=(0, 1), data=(0, 1),
-    code=(-1, 1), interrupt=(0, 1), nmi=(0, 1), cpl=(0, 3), rf=(0,), steps=(1, 2, 3, 5, 6), late=(0, 2),
-    image=(2,), blocked=(0, 1), missing=(0, 1), fmask=(0,), **{"if": (1,)},
+    "events step by step", moot, tf=(0, 1), data=(0, 1), code=(-1, 1), interrupt=(0, 1), nmi=(0, 1),
+    cpl=(0, 3), rf=(0,), steps=(1, 2, 3, 5, 6), late=(0, 2), image=(2,), blocked=(0, 1), missing=(0, 1),
+    fmask=(0,), **{"if": (1,)}, second=("nop", "int n"), first=FIRST, mode=("64", "32"),
 )  # fmt: skip
 IMAGES = Space(
-    "events and flags that are loaded", mode=("64", "32"), first=("popf", "iret", "syscall"), second=SECOND,
-    tf=(0, 1), data=(0, 1), code=(-1, 1, 2), interrupt=(0, 1), nmi=(0, 1), cpl=(0, 3), rf=(0, 1),
-    steps=(3,), late=(0, 1), image=(0, TF, RF, TF | RF | IF, IF), blocked=(1,), missing=(0,),
-    fmask=(0, TF | IF), **{"if": (0, 1)},
+    "events and flags that are loaded", moot, tf=(0, 1), data=(0, 1), code=(-1, 1, 2), interrupt=(0, 1),
+    nmi=(0, 1), cpl=(0, 3), rf=(0, 1), steps=(3,), late=(0, 1), image=(0, TF, RF, TF | RF | IF, IF),
+    blocked=(1,), missing=(0,), fmask=(0, TF | IF), **{"if": (0, 1)}, second=SECOND,
+    first=("popf", "iret", "syscall"), mode=("64", "32"),
 )  # fmt: skip
 
 
@@ -407,9 +430,9 @@ class Sequences(NamedTuple):
     quota: int
 
 
-WATCHING = (Sequences(RANGES, data_scene, "op", 4000), Sequences(ENABLES, data_scene, "op", 2000))
-ORDER = (Sequences(EVENTS, event_scene, "first", 4000), Sequences(STEPS, event_scene, "first", 2000),
-         Sequences(IMAGES, event_scene, "first", 1500))  # fmt: skip
+WATCHING = (Sequences(RANGES, data_scene, "op", 2500), Sequences(ENABLES, data_scene, "op", 1200))
+ORDER = (Sequences(EVENTS, event_scene, "first", 2500), Sequences(STEPS, event_scene, "first", 1200),
+         Sequences(IMAGES, event_scene, "first", 900))  # fmt: skip
 SEQUENCES = (*WATCHING, *ORDER)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.matrices import model_far as far
-from tests.matrices.runner import Case, Combination, Matrix, verify
-from tests.matrices.space import Space
+from tests.matrices.runner import Case, Matrix, verify
+from tests.matrices.space import Combination, Space
 from tests.matrices.spec import M16, M32, Machine, Seg
 from tests.matrices.test_segment_loads import prefix
 from tests.matrices.world import (
@@ -367,7 +367,7 @@ RETURNS = Matrix(
               data=("own", "null", "0", "1", "2", "3"), room=("fine",), **{"high sp": (0, 1)}),
     ),
     ret,
-    2500,
+    1500,
 )  # fmt: skip
 
 
@@ -407,7 +407,7 @@ DIRECT = Matrix(
               limit=("below", "exact", "far"), stack=STACKS, offset=OFFSETS),
     ),
     direct,
-    2000,
+    1300,
 )  # fmt: skip
 NAMELESS = Matrix(
     "far selectors",
@@ -444,7 +444,7 @@ GATES = Matrix(
               **{"gate dpl": (3,), "gate present": (1,), "target rpl": (0,), "inner stack": INNER_STACKS}),
     ),
     call_gate,
-    2000,
+    1200,
 )  # fmt: skip
 TASKS = Matrix(
     "task switches by JMP and CALL",
@@ -457,7 +457,7 @@ TASKS = Matrix(
                     "absent gate")),
     ),
     task,
-    1500,
+    1000,
 )  # fmt: skip
 REAL = Matrix(
     "far transfers without descriptors",

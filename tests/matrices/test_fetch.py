@@ -10,8 +10,8 @@ import pytest
 
 from tests.matrices import model_fetch
 from tests.matrices.model_fetch import undefined_opcodes
-from tests.matrices.runner import Case, Combination, Matrix, verify
-from tests.matrices.space import Space
+from tests.matrices.runner import Case, Matrix, verify
+from tests.matrices.space import Combination, Space
 from tests.matrices.spec import GP, NXE, SMEP, Fault, Machine
 from tests.matrices.world import World, identity_paging, map_page
 
@@ -156,7 +156,7 @@ BORDERS = Matrix(
               second=("fine", "missing"), cpl=(0, 3), smep=(0,), nxe=(0,), pae=(0,), limit=range(17)),
     ),
     at_border,
-    4000,
+    2200,
     RAM,
 )  # fmt: skip
 TOO_LONG = Matrix(
@@ -166,7 +166,7 @@ TOO_LONG = Matrix(
               first=("fine",), second=("fine", "missing", "xd"), cpl=(3, 0), smep=(0, 1), nxe=(1, 0)),
     ),
     too_long,
-    2500,
+    1200,
     RAM,
 )  # fmt: skip
 NONE = Matrix(
@@ -177,7 +177,7 @@ NONE = Matrix(
               prefix=(b"", b"\x67", b"\x3e", b"\x65", b"\xf0"), cpl=(0, 3)),
     ),
     undefined,
-    3000,
+    1800,
 )  # fmt: skip
 END = Matrix(
     "the last canonical byte",

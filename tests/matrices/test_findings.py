@@ -7,7 +7,8 @@ import pytest
 
 from isa.assembler import assemble
 from isa.cpu import Cpu
-from isa.exits import IoWrite
+from isa.cpuid import CpuId, feature_set
+from isa.exits import Hypercall, IoWrite
 from isa.faults import GeneralProtection
 from isa.interrupts import INT_N
 from isa.semantics.far import call_far, return_far
@@ -229,6 +230,44 @@ def test_an_instruction_that_runs_out_of_the_canonical_addresses_is_a_protection
     cpu.rip = (1 << 47) - 1
     cpu.step()
     assert (cpu.rip - HANDLER) // 16 == 13
+
+
+# ---- system instructions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_invpcid_refuses_reserved_bits_of_the_descriptor_with_every_type(kind: int) -> None:
+    cpu = paged(rax=kind, rbx=0x5000, rsp=STACK)
+    put(cpu, 0x5000, 1 << 12)
+    assert run_at(cpu, "660f388203") == "13"
+
+
+def test_xsetbv_without_cr4_osxsave_is_an_invalid_opcode_at_every_level() -> None:
+    for level in (0, 3):
+        cpu = table_cpu(32, level, None, rax=1)
+        assert run_at(cpu, "0f01d1") == "6"
+
+
+@pytest.mark.parametrize("code", ["0f01c8", "0f01c9"], ids=["monitor", "mwait"])
+def test_monitor_and_mwait_look_at_all_of_rcx_in_64_bit_mode(code: str) -> None:
+    assert run_at(paged(rax=0x5000, rcx=1 << 32, rsp=STACK), code) == "13"
+
+
+def test_mwait_refuses_to_wake_for_masked_interrupts_which_cpuid_does_not_offer() -> None:
+    assert run_at(paged(rcx=1, rsp=STACK), "0f01c9") == "13"
+
+
+def test_cpuid_tells_the_line_that_monitor_watches() -> None:
+    cpu = table_cpu(32, 0, None)
+    assert CpuId(feature_set(["+monitor"]))(cpu, 5, 0) == (64, 64, 0, 0)
+    assert CpuId(feature_set())(cpu, 5, 0) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("code", ["0f01c1", "0f01d9"], ids=["vmcall", "vmmcall"])
+def test_a_hypercall_leaves_the_guest_at_every_level(code: str) -> None:
+    for level in (0, 3):
+        cpu = table_cpu(32, level, bytes.fromhex(code), rax=7)
+        assert isinstance(cpu.step(), Hypercall)
 
 
 # ---- breakpoints -------------------------------------------------------------------------------------------

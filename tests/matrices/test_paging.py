@@ -16,8 +16,8 @@ from tests.matrices import model_paging as paging
 from tests.matrices.model_gates import INT_N, software_interrupt
 from tests.matrices.model_paging import FETCH, LEVELS, PS, RW, US, XD, A, D, P
 from tests.matrices.model_segments import inspect, linear_address, load_sreg
-from tests.matrices.runner import Case, Combination, Matrix, verify
-from tests.matrices.space import Space
+from tests.matrices.runner import Case, Matrix, verify
+from tests.matrices.space import Combination, Space, nothing_moot
 from tests.matrices.spec import AC, CF, M32, M64, NXE, PF, PSE, SMAP, SMEP, WP, ZF, Fault, Machine
 from tests.matrices.spec import AF as AF_FLAG
 from tests.matrices.spec import OF as OF_FLAG
@@ -222,6 +222,20 @@ def all_patterns(levels: int) -> tuple[tuple[int, ...], ...]:
     return tuple(product((1, 0), repeat=levels))
 
 
+def moot(c: Combination) -> tuple[str, ...]:
+    """What an access has nothing to do with. The space "levels" has all of them with every access."""
+    kind, user = c["kind"], c["cpl"] == 3
+    if kind in ("read", "write", "rmw"):
+        found: tuple[str, ...] = ("wp", "smep", "smap", "ac") if user else ("smep",)
+        if kind == "read":
+            found = (*found, "wp")
+    elif kind == "fetch":
+        return ("wp", "smap", "ac")
+    else:  # supervisor accesses at every level
+        found = ("smep",) if kind in ("implicit write", "stack") else ("smep", "wp")
+    return (*found, "xd") if c["nxe"] else found
+
+
 def permission(world: World, c: Combination) -> Case | None:
     """Rights at each level."""
     path = PATHS[c["paging"], c["size"]]
@@ -254,7 +268,8 @@ def permission_space(mode: str, size: str, which: str) -> Space:
     elif which == "levels":  # what CPL 1 and 2 change: nothing
         found, flags, cpl = ((1,) * levels, (0,) * levels), (0, 2), range(4)
     return Space(
-        f"{mode} {size} {which}", paging=(mode,), size=(size,), mode=(CPU_MODE[mode],), us=found, rw=found,
+        f"{mode} {size} {which}", moot if which == "typical" else nothing_moot,
+        paging=(mode,), size=(size,), mode=(CPU_MODE[mode],), us=found, rw=found,
         xd=found if wide else ((0,) * levels,), nxe=nxe, cpl=cpl, kind=kinds, flags=flags, **switches,
     )  # fmt: skip
 
@@ -314,7 +329,7 @@ PERMISSIONS = Matrix(
         permission_space(mode, size, which) for mode, size in SIZES for which in ("typical", "levels", "all")
     ),
     permission,
-    500,
+    300,
     RAM,
 )
 ENTRIES = Matrix("paging entries", tuple(wrong_space(*key) for key in SIZES), wrong_entry, 1200, RAM)

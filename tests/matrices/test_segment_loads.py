@@ -13,8 +13,8 @@ from tests.matrices.model_segments import (
     load_tr,
     set_sp,
 )
-from tests.matrices.runner import Case, Combination, Matrix, verify
-from tests.matrices.space import Space
+from tests.matrices.runner import Case, Matrix, verify
+from tests.matrices.space import Combination, Space
 from tests.matrices.spec import GP, M16, PE, UD, ZF, Fault, Machine, Seg, low
 from tests.matrices.world import BITS, DATA, GDT, LDT, LDT_LIMIT, SLOT, World, descriptor
 
@@ -103,6 +103,12 @@ def with_selector(world: World, c: Combination, selector: int) -> Case | None:
 HOW = ("mov r", "mov m", "pop", "pop 16", "ptr 16", "ptr 32", "ptr 64")
 
 
+def moot(c: Combination) -> tuple[str, ...]:
+    """Far pointers and operands in memory go to a data segment register as any value does."""
+    plain = c["how"] in ("mov r", "pop") or c["register"] in ("es", "ss", "fs")
+    return () if plain else ("kind", "dpl", "rpl")
+
+
 def by_descriptor(world: World, c: Combination) -> Case | None:
     """A descriptor of every kind in the GDT or the LDT."""
     table, ti = (LDT, 4) if c["ldt"] else (GDT, 0)
@@ -151,7 +157,7 @@ SELECTORS = (0, 1, 2, 3, 4, 5, 6, 7, 0x1F8, 0x1F9, 0x1FA, 0x1FB, 0xF8 | 4, 0xF8 
 LOADS = Matrix(
     "segment loads",
     (
-        Space("by descriptor", mode=PROTECTED, how=HOW, register=tuple(REGISTERS), kind=ALL_KINDS,
+        Space("by descriptor", moot, mode=PROTECTED, how=HOW, register=tuple(REGISTERS), kind=ALL_KINDS,
               dpl=range(4), rpl=range(4), cpl=range(4), present=(1, 0), ldt=(0,), flags=(4,)),
         # the combinations of which one load in sixteen succeeds, so that a slice has enough of these
         Space("that may succeed", mode=PROTECTED, how=HOW, register=tuple(REGISTERS),
@@ -162,7 +168,7 @@ LOADS = Matrix(
               ldt=(0, 1), flags=(0, 4)),
     ),
     by_descriptor,
-    1500,
+    1000,
 )  # fmt: skip
 SELECTOR_EDGES = Matrix(
     "selectors",
@@ -195,7 +201,9 @@ UPPER_TYPES = {f"type bit {n}": 1 << 40 + n for n in range(5)}
 
 
 def system_register(world: World, c: Combination) -> Case | None:
-    """LLDT and LTR with AX."""
+    """LLDT and LTR with AX; the operand size is ignored."""
+    if c["bits"] == 64 and c["mode"] != "64":
+        return None
     m = world.machine(c["mode"], c["cpl"])
     selector = {"slot": SLOT, "ldt": SLOT | 4, "null": 0, "outside": 0x200}[c["where"]] | c["rpl"]
     m.rax = m.rax & ~M16 | selector
@@ -213,7 +221,8 @@ def system_register(world: World, c: Combination) -> Case | None:
             raise Fault(GP, 0)
         load(m, selector)
 
-    return Case(m, SYSTEM[c["how"]], instruction)
+    size = b"\x48" if c["bits"] == 64 else prefix(c["mode"], c["bits"])
+    return Case(m, size + SYSTEM[c["how"]], instruction)
 
 
 def look(world: World, c: Combination) -> Case | None:
@@ -246,11 +255,11 @@ SYSTEM_REGISTERS = Matrix(
     (
         Space("by descriptor", mode=("32", "64", "16", "compat"), how=("lldt", "ltr"),
               kind=(*ALL_KINDS, *(2, 9) * 12),
-              dpl=(0, 3), rpl=(0, 3), cpl=(0,), present=(1, 0), where=("slot",), short=(0,),
+              dpl=(0, 3), rpl=(0, 3), cpl=(0,), present=(1, 0), where=("slot",), short=(0,), bits=(32,),
               upper=("zero", "canonical", "not canonical", *UPPER_TYPES)),
         Space("by place", mode=("32", "64", "16", "compat"), how=("lldt", "ltr"), kind=(2, 9), dpl=(0,),
               rpl=range(4), cpl=range(4), present=(1,), where=WHERE, short=(0, 1, 8, 9, 16),
-              upper=("zero",)),
+              upper=("zero",), bits=(16, 32, 64)),
     ),
     system_register,
     700,
@@ -265,7 +274,7 @@ LOOKING = Matrix(
               dpl=(3, 0), rpl=range(4), cpl=(0, 3), present=(1,), where=WHERE, flags=(0, 0xC)),
     ),
     look,
-    1500,
+    1000,
 )  # fmt: skip
 
 MATRICES = (LOADS, SELECTOR_EDGES, REAL, SYSTEM_REGISTERS, LOOKING)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.matrices import model_system as system
-from tests.matrices.runner import Case, Combination, Matrix, verify
-from tests.matrices.space import Space
+from tests.matrices.runner import Case, Matrix, verify
+from tests.matrices.space import Combination, Space
 from tests.matrices.spec import AC, IF, IOPL, M32, M64, PVI, SCE, TS, VIF, VIP, VME
 from tests.matrices.test_segment_loads import prefix
 from tests.matrices.world import BITS, CODE_SELECTOR, DATA, TSS, World
@@ -16,6 +16,16 @@ IMAGES = (2, 0xFFFF_FFFF, 0xFFFF_FEFF, 0x3000, *(1 << n | 2 for n in range(22)))
 
 
 # ---- flags -------------------------------------------------------------------------------------------------
+
+
+def one_level(c: Combination) -> tuple[str, ...]:
+    """Real-address and virtual-8086 mode have one level each."""
+    return ("cpl",) if c["mode"] in ("real", "v86") else ()
+
+
+def moot_flags(c: Combination) -> tuple[str, ...]:
+    """Only POPF reads an image."""
+    return one_level(c) if c["how"] == "popf" else (*one_level(c), "image")
 
 
 def flags(world: World, c: Combination) -> Case | None:
@@ -49,6 +59,20 @@ FAST = {
     "sysexit": (b"\x0f\x35", system.sysexit(False)), "sysexitq": (b"\x48\x0f\x35", system.sysexit(True)),
 }  # fmt: skip
 ADDRESSES = (0x9000, 0x1_2345_9000, 1 << 47, 0xFFFF_8000_0000_9000)
+
+
+OPERANDS = ("sce", "rcx", "rdx", "r11", "star", "fmask", "cs")
+# What each of them looks at, and whether that is in 64-bit mode only
+LOOKS_AT = {"syscall": ("sce", "star", "fmask"), "sysret": ("sce", "rcx", "r11", "star"), "sysenter": ("cs",),
+            "sysexit": ("rcx", "rdx", "cs")}  # fmt: skip
+
+
+def moot_operands(c: Combination) -> tuple[str, ...]:
+    """All that an instruction does not look at."""
+    seen = LOOKS_AT[c["how"].removesuffix("q")]
+    if "sce" in seen and c["mode"] != "64":
+        seen = ()
+    return (*one_level(c), *(name for name in OPERANDS if name not in seen))
 
 
 def fast(world: World, c: Combination) -> Case | None:
@@ -119,6 +143,14 @@ OTHERS = {
 }  # fmt: skip
 
 
+def moot_registers(c: Combination) -> tuple[str, ...]:
+    """What only some of them look at."""
+    what = c["what"]
+    looks = {"ts": what == "clts", "ac": what in ("clac", "stac"), "rcx": what in ("rdpmc", "xgetbv"),
+             "rax": what.startswith("wr")}  # fmt: skip
+    return (*one_level(c), *(name for name, seen in looks.items() if not seen))
+
+
 def other(world: World, c: Combination) -> Case | None:
     """What reads or writes one register, and who may."""
     mode = c["mode"]
@@ -140,6 +172,16 @@ def other(world: World, c: Combination) -> Case | None:
 
 
 # ---- ports -------------------------------------------------------------------------------------------------
+
+
+def moot_map(c: Combination) -> tuple[str, ...]:
+    """IOPL spares the bit map; real-address mode has neither."""
+    if c["mode"] == "real":
+        return ("cpl", "iopl", "base", "limit", "bits", "tss16")
+    if c["mode"] != "v86" and c["cpl"] <= c["iopl"]:
+        return ("base", "limit", "tss16")
+    # where the port's number comes from makes no difference to the map
+    return (*one_level(c), "base", "tss16") if c["immediate"] else one_level(c)
 
 
 def ports(world: World, c: Combination) -> Case | None:
@@ -168,7 +210,8 @@ def ports(world: World, c: Combination) -> Case | None:
 FLAGS = Matrix(
     "CLI, STI, PUSHF, POPF",
     (
-        Space("flags", mode=ALL, how=("cli", "sti", "pushf", "popf", "popf"), bits=(16, 32, 64), cpl=range(4),
+        Space("flags", moot_flags, mode=ALL, how=("cli", "sti", "pushf", "popf", "popf"), bits=(16, 32, 64),
+              cpl=range(4),
               iopl=range(4), flags=(0, IF, VIF, VIP, AC | 0x8D5, VIF | VIP), vme=(0, 1), pvi=(0, 1),
               image=IMAGES),
     ),
@@ -178,8 +221,8 @@ FLAGS = Matrix(
 CALLS = Matrix(
     "fast system calls",
     (
-        Space("calls", mode=ALL, how=tuple(FAST), cpl=range(4), sce=(1, 1, 0), rcx=ADDRESSES, rdx=ADDRESSES,
-              r11=(0x202, M64, 0), star=(CODE_SELECTOR[0], 0xFFFF, 0), fmask=(0, IF, M32 & ~2),
+        Space("calls", moot_operands, mode=ALL, how=tuple(FAST), cpl=range(4), sce=(1, 1, 0), rcx=ADDRESSES,
+              rdx=ADDRESSES, r11=(0x202, M64, 0), star=(CODE_SELECTOR[0], 0xFFFF, 0), fmask=(0, IF, M32 & ~2),
               cs=(CODE_SELECTOR[0], 0, 3, 0xFFFB), flags=(0, IF | IOPL | 0x8D5)),
     ),
     fast,
@@ -188,7 +231,7 @@ CALLS = Matrix(
 STORES = Matrix(
     "descriptor-table registers",
     (
-        Space("registers", mode=ALL, what=("sldt", "str", "smsw", "sgdt", "sidt", "lgdt", "lidt"),
+        Space("registers", one_level, mode=ALL, what=("sldt", "str", "smsw", "sgdt", "sidt", "lgdt", "lidt"),
               bits=(16, 32, 64), cpl=range(4), umip=(0, 1), register=(0, 1),
               table=(0x1234_5678_0FFF, 0xFFFF_8000_1234_5678_FFFF, 0x8000_0000_0000_0000_1234)),
     ),
@@ -198,8 +241,8 @@ STORES = Matrix(
 SINGLE = Matrix(
     "system instructions",
     (
-        Space("single", mode=ALL, what=tuple(OTHERS), cpl=range(4), cr4=range(16), ts=(0, 1), ac=(0, 1),
-              rcx=(0, 1), rax=(0x7000, 1 << 47, 0xFFFF_8000_0000_0000, M64)),
+        Space("single", moot_registers, mode=ALL, what=tuple(OTHERS), cpl=range(4), cr4=range(16), ts=(0,
+              1), ac=(0, 1), rcx=(0, 1), rax=(0x7000, 1 << 47, 0xFFFF_8000_0000_0000, M64)),
     ),
     other,
     2500,
@@ -207,14 +250,14 @@ SINGLE = Matrix(
 PORTS = Matrix(
     "IN and OUT",
     (
-        Space("ports", mode=ALL, write=(0, 1), size=(1, 2, 4), immediate=(0, 1),
+        Space("ports", moot_map, mode=ALL, write=(0, 1), size=(1, 2, 4), immediate=(0, 1),
               port=(0, 1, 6, 7, 8, 0x0F, 0x60, 0xFF, 0x1FE), cpl=range(4), iopl=range(4),
               base=("usual", "late", "none", "in the TSS"),
               limit=("large", "large", "one short", "exact", "no map"), bits=(0, 0, 1, 0x80, 0x7E, 0xFF),
               tss16=(0, 0, 1)),
     ),
     ports,
-    3000,
+    1800,
 )  # fmt: skip
 
 MATRICES = (FLAGS, CALLS, STORES, SINGLE, PORTS)

@@ -472,8 +472,8 @@ def test_every_form_is_refused_at_the_levels_at_which_the_table_refuses_it(bits:
         form: Any = code
         info = OpCodeInfo(form)
         allowed = (info.cpl0, info.cpl1, info.cpl2, info.cpl3)
-        if all(allowed) and name.startswith(LEVELLED):
-            continue
+        if (all(allowed) and name.startswith(LEVELLED)) or name == "VMCALL":
+            continue  # VMCALL is refused in VMX root operation alone: a guest leaves by it at every level
         for raw in encodings(code, bits):
             turn += 1
             base = (

@@ -14,7 +14,18 @@ from isa.cpu import NEVER, Cpu
 from isa.decode import code_names, disassemble, feature_names, form_features, mnemonic_names
 from isa.faults import AlignmentCheck, Fault, PageFault
 from isa.memory import PhysicalMemory
-from isa.state import CR0_AM, CR0_PE, CR0_PG, CR4_FSGSBASE, CR4_PAE, EFER_LMA, EFER_LME, EFER_SCE, NO_SHADOW
+from isa.state import (
+    CR0_AM,
+    CR0_PE,
+    CR0_PG,
+    CR4_FSGSBASE,
+    CR4_OSXSAVE,
+    CR4_PAE,
+    EFER_LMA,
+    EFER_LME,
+    EFER_SCE,
+    NO_SHADOW,
+)
 from tests.isa.forms import implemented_forms
 from tests.oracles import vector_forms
 from tests.oracles.forms import is_usable
@@ -87,7 +98,7 @@ class Machine:
         map_pages(self.memory, BASE, user, DATA - 0x1000, (TABLES,))
         cpu = self.cpu = Cpu(self.memory, ALL_FEATURES, lambda cpu, leaf, subleaf: (0, 0, 0, 0))
         cpu.cr0 |= CR0_PE | CR0_PG | CR0_AM
-        cpu.cr3, cpu.cr4 = PML4, CR4_PAE | CR4_FSGSBASE
+        cpu.cr3, cpu.cr4 = PML4, CR4_PAE | CR4_FSGSBASE | CR4_OSXSAVE
         cpu.efer = EFER_LME | EFER_LMA | EFER_SCE
         self.bits = bits
         self.base = BASES[bits]["cs"]

@@ -295,9 +295,10 @@ def test_monitor_checks_its_address_extension_and_ring() -> None:
         assert isinstance(fault_of(machine(32, cpl=3), text, raw), InvalidOpcode)
 
 
-def test_mwait_refuses_extensions_but_break_on_interrupt() -> None:
-    refused(machine(32, rcx=2), "mwait", bytes.fromhex("0f01c9"))
-    assert run_one(machine(32, rcx=1), "mwait", bytes.fromhex("0f01c9")).halted
+def test_mwait_refuses_extensions_that_cpuid_does_not_tell_of() -> None:
+    for rcx in (1, 2):
+        refused(machine(32, rcx=rcx), "mwait", bytes.fromhex("0f01c9"))
+    assert run_one(machine(32, rcx=0), "mwait", bytes.fromhex("0f01c9")).halted
 
 
 # ---- translations and caches ---------------------------------------------------------------------------
@@ -313,8 +314,10 @@ INVPCID = bytes.fromhex("660f388203")
         (0, 5, 0, False, False),
         (0, 5, 0, True, True),
         (1, 1 << 12, 0, True, False),
-        (2, M64, M64, False, True),
-        (3, M64, M64, False, True),
+        (2, 0xFFF, M64, False, True),
+        (3, 0xFFF, M64, False, True),
+        (2, 1 << 12, 0, True, False),
+        (3, 1 << 63, 0, True, False),
         (4, 0, 0, False, False),
         (M64, 0, 0, False, False),
     ],
