@@ -81,6 +81,7 @@ from isa.state import (
     XCR0_AVX,
     XCR0_SSE,
 )
+from isa.tasks import DR6_TASK_SWITCH
 
 DR6_SINGLE_STEP = 1 << 14
 NEVER = 1 << 62
@@ -102,6 +103,8 @@ class Cpu(BlockUnit):
     `tsc()` and `random64()` are the machine's: virtual time and a seeded generator.
     """
 
+    steps_plainly = True  # False for the class of a CPU whose instructions or memory somebody watches
+
     __slots__ = (
         "_between_iterations",
         "_options",
@@ -112,6 +115,7 @@ class Cpu(BlockUnit):
         "code",
         "cpuid",
         "features",
+        "ferr",
         "host_interrupt",
         "injected",
         "interrupt_line",
@@ -157,7 +161,8 @@ class Cpu(BlockUnit):
         self.sys_reg_write: Callable[[int, int], None] = self.leave_sys_reg_write
         self.on_cr8: Callable[[int], None] | None = None  # the local APIC's task priority
         self.read_cr8: Callable[[], int] | None = None
-        self.on_ferr: Callable[[], None] | None = None  # the FERR# pin: an x87 error with CR0.NE = 0
+        self.ferr = False  # the FERR# pin: an x87 error with CR0.NE = 0
+        self.on_ferr: Callable[[bool], None] | None = None  # who is told of its changes
         self.acknowledge: Callable[[], int] | None = None  # INTA: the interrupt controller's vector
         self.interrupt_line = False  # the INTR pin
         self.nmi_pending = False
@@ -173,6 +178,7 @@ class Cpu(BlockUnit):
         self._pending_debug = 0  # DR6 bits of a debug trap held back
         self._between_iterations = False  # RF was set by an interrupted REP, not by the guest
         self.undelivered: Fault | int | None = None  # its delivery took an exit and goes on after it
+        self.last_events = None
         self.trap_cancelled = False
         self.attention = LOOK
         self.stop_at = NEVER
@@ -190,6 +196,7 @@ class Cpu(BlockUnit):
     def reset(self) -> None:
         """RESET: registers, modes and pending events; `retired`, which is time, goes on."""
         self.power_on()
+        self.ferr = False
         self.forget_answers()
         self.injected.clear()
         self.undelivered = None
@@ -296,7 +303,7 @@ class Cpu(BlockUnit):
                         if self.dr7 & 0xFF:
                             self._check_code_breakpoints()  # comes before what the fetch may raise
                         if self.vif and self.vip and virtual_if(self):
-                            raise GeneralProtection(0, "VIF and VIP both set before an instruction")
+                            raise GeneralProtection(0, "VIF=1 and VIP=1 before an instruction")
                         insn = self.code[ip]
                         self._step_carefully(insn)
                 if self.retired >= until:
@@ -409,7 +416,7 @@ class Cpu(BlockUnit):
         if self._pending_debug and self.shadow != MOV_SS_SHADOW:
             bits, self._pending_debug = self._pending_debug, 0
             self.halted = False
-            return self._take(DebugException(bits, "single step or data breakpoint"))
+            return self._take(DebugException(bits, (_debug_words, (bits, self.dr7, self._breakpoints()))))
         if self.host_interrupt is not None:
             vector, self.host_interrupt = self.host_interrupt, None
             return ExternalInterrupt(vector)
@@ -488,6 +495,7 @@ class Cpu(BlockUnit):
         if single_step and not self.trap_cancelled and self.shadow != MOV_SS_SHADOW:
             self._pending_debug |= DR6_SINGLE_STEP
         if restarted is not None:
+            self.rf = 0 if from_rep else resume  # the guest's own, as if the iterations had not been split up
             raise restarted
 
     def checked_as_write(self, fault: PageFault | AlignmentCheck, insn: Insn) -> Fault:
@@ -497,7 +505,7 @@ class Cpu(BlockUnit):
         operand = next((o for o in insn.operands if getattr(o, "in_memory", False)), None)
         segment = self.ds if operand is None else operand.segment
         if segment.write_last < 0 and not self.mode64 and not segment.type & TYPE_EXPAND_DOWN:
-            return GeneralProtection(0, f"write through read-only {segment.name}")
+            return GeneralProtection(0, f"write through {segment.name}, which is not writable data")
         if isinstance(fault, PageFault) and not (fault.error_code or 0) & PF_FETCH:
             fault.error_code = (fault.error_code or 0) | PF_WRITE
             if operand is not None and not fault.address & 0xFFF:  # perhaps the second of two pages
@@ -516,11 +524,15 @@ class Cpu(BlockUnit):
             return
         hits = 0
         linear = self.rip if self.mode64 else self.cs.base + self.rip & M32
-        for n, address in enumerate((self.dr0, self.dr1, self.dr2, self.dr3)):
+        for n, address in enumerate(self._breakpoints()):
             if self.dr7 >> 2 * n & 3 and self.dr7 >> 16 + 4 * n & 3 == 0 and address == linear:
                 hits |= 1 << n
         if hits:
-            raise DebugException(hits, "instruction breakpoint", trap=False)
+            words = _debug_words, (hits, self.dr7, self._breakpoints())
+            raise DebugException(hits, words, trap=False)
+
+    def _breakpoints(self) -> tuple[int, int, int, int]:
+        return self.dr0, self.dr1, self.dr2, self.dr3
 
     # ---- fetching ------------------------------------------------------------------------------------------
 
@@ -552,19 +564,25 @@ class Cpu(BlockUnit):
                 instruction = decode(raw, self.code_bits, ip, self._options)
             except NeedMoreBytes:
                 if len(raw) == room:
-                    raise GeneralProtection(0, "instruction runs over the CS limit") from None
+                    raise GeneralProtection(
+                        0, f"instruction at {ip:#x} runs over the CS limit {context.limit:#x}"
+                    ) from None
                 beyond = linear + len(raw) & (M64 if self.mode64 else M32)
                 if self.mode64 and beyond + 0x8000_0000_0000 & M64 >= 1 << 48:
-                    raise GeneralProtection(0, "instruction runs into non-canonical addresses") from None
+                    raise GeneralProtection(
+                        0, f"instruction at {ip:#x} runs into non-canonical addresses"
+                    ) from None
                 second = self._code_at(self.translate(beyond, ACCESS_FETCH, self.cpl == 3))
                 raw += bytes(self.ram[second : second + room - len(raw)])
                 instruction = decode(raw, self.code_bits, ip, self._options)
         except NeedMoreBytes:
-            raise GeneralProtection(0, "instruction runs over the CS limit") from None
+            raise GeneralProtection(
+                0, f"instruction at {ip:#x} runs over the CS limit {context.limit:#x}"
+            ) from None
         except TooLong:
-            raise GeneralProtection(0, "instruction longer than 15 bytes") from None
+            raise GeneralProtection(0, f"instruction at {ip:#x} is longer than 15 bytes") from None
         except InvalidInstruction:
-            raise InvalidOpcode(f"no instruction: {raw.hex(' ')}") from None
+            raise InvalidOpcode(f"no instruction: {raw.hex(' ')} at {ip:#x}") from None
         insn = self._bind(instruction, raw[: instruction.len], ip)
         self._remember(context, insn, host, second)
         return insn
@@ -679,6 +697,18 @@ def load_hint(insn: Insn) -> tuple[int, int, bool] | None:
 def _with_hint(reason: MmioRead, insn: Insn) -> MmioRead:
     hint = load_hint(insn)
     return reason if hint is None else MmioRead(reason.addr, reason.width, *hint)
+
+
+def _debug_words(hits: int, dr7: int, addresses: tuple[int, ...]) -> str:
+    """What the bits of DR6 mean."""
+    found = ["single step (TF=1)"] if hits & DR6_SINGLE_STEP else []
+    if hits & DR6_TASK_SWITCH:
+        found.append("task switch (T=1 in the TSS)")
+    for n, address in enumerate(addresses):
+        if hits >> n & 1:
+            kind = ("instruction", "write", "I/O", "data access")[dr7 >> 16 + 4 * n & 3]
+            found.append(f"breakpoint DR{n}, {kind} at {address:#x}")
+    return ", ".join(found)
 
 
 def _unimplemented(reason: Unimplemented) -> Callable[..., None]:

@@ -201,7 +201,7 @@ def check_stack(
     Raises `fault(0)` for a null selector, `fault(selector)`, or #SS(selector) if it is not present.
     """
     if is_null(selector):
-        raise fault(0, "null selector for SS")
+        raise fault(0, f"SS load: null selector {selector:#06x}")
     descriptor = read_descriptor(cpu, selector, fault)
     code = selector & SELECTOR_INDEX
     if selector & 3 != level:
@@ -218,7 +218,9 @@ def check_stack(
 def check_code_size(cpu: InterruptUnit, descriptor: Descriptor) -> None:
     """IA-32e mode: L and D may not both be set in a code segment. #GP(selector)."""
     if descriptor.l and descriptor.db and cpu.efer & EFER_LMA:
-        raise GeneralProtection(descriptor.selector & SELECTOR_INDEX, "code segment with both L and D set")
+        raise GeneralProtection(
+            descriptor.selector & SELECTOR_INDEX, f"code segment {descriptor.selector:#06x} with L=1 and D=1"
+        )
 
 
 def check_code_direct(cpu: InterruptUnit, descriptor: Descriptor) -> None:
@@ -242,7 +244,7 @@ def check_code_direct(cpu: InterruptUnit, descriptor: Descriptor) -> None:
 def check_code_return(cpu: InterruptUnit, selector: int) -> Descriptor:
     """Checks of the CS that RETF or IRET pops. #GP(0) if null, #GP(selector) or #NP(selector)."""
     if is_null(selector):
-        raise GeneralProtection(0, "return to a null code segment selector")
+        raise GeneralProtection(0, f"return to the null code segment selector {selector:#06x}")
     descriptor = read_descriptor(cpu, selector)
     code, rpl = selector & SELECTOR_INDEX, selector & 3
     if not descriptor.is_code:
@@ -331,7 +333,7 @@ def load_ldtr(cpu: InterruptUnit, selector: int, fault: RaiseFault = GeneralProt
 def load_tr(cpu: InterruptUnit, selector: int) -> None:
     """LTR: the TSS must be available and becomes busy in memory. #GP(0), #GP(selector), #NP(selector)."""
     if is_null(selector):
-        raise GeneralProtection(0, "LTR with a null selector")
+        raise GeneralProtection(0, f"LTR with the null selector {selector:#06x}")
     code = selector & SELECTOR_INDEX
     if selector & 4:
         raise GeneralProtection(code, f"TSS selector {selector:#06x} is not in the GDT")

@@ -77,7 +77,10 @@ _EXT_FAULTS = (InvalidTss, SegmentNotPresent, StackFault, GeneralProtection, Ali
 class InterruptUnit(MemoryUnit):
     """Event delivery and the stack frames that far transfers share with it."""
 
-    __slots__ = ()
+    __slots__ = ("last_events",)
+    # The last exception and what came of its delivery: retired count, RIP, CPL, and the chain of faults. It
+    # begins with the vector of an interrupt if that one's delivery raised them. None: there was none.
+    last_events: tuple[int, int, int, list[Fault | int]] | None
 
     if TYPE_CHECKING:  # the CPU around this unit
         _pending_debug: int
@@ -94,14 +97,14 @@ class InterruptUnit(MemoryUnit):
         None when a handler runs. At shutdown the chain of faults that led to it, first to last. Raises
         VmExit with nothing committed if a table or a stack lies outside RAM.
         """
-        return self._deliver_chain(fault, [])
+        return self._deliver_chain(fault, [fault])
 
     def deliver_external(self, vector: int) -> tuple[str, ...] | None:
         """Deliver a hardware interrupt or NMI between two instructions; results as `deliver_fault`."""
         try:
             self._event(vector, None, self.rflags(), software=False)
         except Fault as fault:
-            return self._deliver_chain(_external(fault), [f"interrupt {vector:#04x}"])
+            return self._deliver_chain(_external(fault), [vector, fault])
         return None
 
     def software_interrupt(self, vector: int, kind: int) -> None:
@@ -123,10 +126,14 @@ class InterruptUnit(MemoryUnit):
 
     # ---- faults while delivering ---------------------------------------------------------------------------
 
-    def _deliver_chain(self, fault: Fault, chain: list[str]) -> tuple[str, ...] | None:
-        """SDM Vol. 3, "Double Fault Exception (#DF)": what follows a fault in the delivery of a fault."""
+    def _deliver_chain(self, fault: Fault, chain: list[Fault | int]) -> tuple[str, ...] | None:
+        """SDM Vol. 3, "Double Fault Exception (#DF)": what follows a fault in the delivery of a fault.
+
+        `chain` ends with `fault`; before it is the vector of the interrupt whose delivery raised it, if one.
+        """
+        self.last_events = self.retired, self.rip, self.cpl, chain
         for _ in range(MAX_SERIAL_FAULTS):
-            chain.append(str(fault))
+            fault.__traceback__ = fault.__context__ = None  # it is kept, the instruction's frames need not be
             self._record(fault)
             image = self.rflags() | (RF if _sets_resume(fault) else 0)
             try:
@@ -134,12 +141,15 @@ class InterruptUnit(MemoryUnit):
                 return None
             except Fault as event:
                 second = _external(event)
+            chain.append(second)
             if isinstance(fault, DoubleFault) and not second.benign:
-                return (*chain, str(second))
+                second.__traceback__ = second.__context__ = None
+                return chain_words(chain)
             if escalates(fault, second):
-                chain.append(str(second))
                 self._record(second)
+                second.__traceback__ = second.__context__ = None
                 second = DoubleFault(0, f"{second.name} while delivering {fault.name}")
+                chain.append(second)
             fault = second
         # Quirk: a benign fault may meet itself again for ever (#AC on the stack of the #AC handler hangs a
         # real CPU in microcode). Here the instruction starts anew, so that the guest's budget runs out.
@@ -273,7 +283,7 @@ class InterruptUnit(MemoryUnit):
     def _handler_segment(self, selector: int) -> Descriptor:
         """The code segment behind an interrupt or trap gate, checked."""
         if is_null(selector):
-            raise GeneralProtection(0, "null code segment selector in the gate")
+            raise GeneralProtection(0, f"null code segment selector {selector:#06x} in the gate")
         code = read_descriptor(self, selector)
         error = selector & SELECTOR_INDEX
         if not code.is_code:
@@ -281,7 +291,7 @@ class InterruptUnit(MemoryUnit):
         if code.dpl > self.cpl:
             raise GeneralProtection(error, f"handler code segment, DPL {code.dpl} > CPL {self.cpl}")
         if self.efer & EFER_LMA and (not code.l or code.db):
-            raise GeneralProtection(error, "handler is not a 64-bit code segment")
+            raise GeneralProtection(error, f"handler is not a 64-bit code segment: L={code.l}, D={code.db}")
         if not code.present:
             raise SegmentNotPresent(error, f"handler code segment {selector:#06x} not present")
         if self.vm and (code.conforming or code.dpl):
@@ -404,6 +414,11 @@ class InterruptUnit(MemoryUnit):
                     raise StackFault(error, f"no room on the stack at {rsp:#x}, limit {ss.limit:#x}")
             addresses.append(ss.base + rsp & M32)
         return addresses
+
+
+def chain_words(chain: Sequence[Fault | int]) -> tuple[str, ...]:
+    """What led to something, first to last: faults in their words, an interrupt as its vector."""
+    return tuple(f"interrupt {link:#04x}" if isinstance(link, int) else str(link) for link in chain)
 
 
 def escalates(first: Fault, second: Fault) -> bool:

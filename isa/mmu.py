@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from isa.exits import ExitReason, MmioRead, MmioWrite, NestedPageFault, VmExit
-from isa.faults import AlignmentCheck, Fault, GeneralProtection, PageFault, StackFault
+from isa.faults import AlignmentCheck, Fault, GeneralProtection, PageFault, StackFault, Why
 from isa.memory import EXECUTE, PAGE, PAGE_SHIFT, PHYSICAL_BITS, READ, WRITE, PhysicalMemory
 from isa.state import (
     CR0_AM,
@@ -240,19 +240,21 @@ class MemoryUnit(CpuState):
         pde_at = self.cr3 & 0xFFFF_F000 | linear >> 20 & 0xFFC
         pde = self._entry(pde_at, 4)
         if not pde & P:
-            raise self._page_fault(linear, access, user, 0, "page-directory entry not present")
+            raise self._page_fault(linear, access, user, 0, (_absent, ("PDE", pde_at)))
         if pde & PS and self.cr4 & CR4_PSE:
-            if pde & (1 << 21 if self.pse36 else 0x3F_E000):
-                raise self._page_fault(linear, access, user, PF_RESERVED, "reserved bit in a 4 MiB PDE")
-            self._check_rights(linear, access, user, smap, pde)
+            reserved = 1 << 21 if self.pse36 else 0x3F_E000
+            if pde & reserved:
+                why = _reserved, ("4 MiB PDE", pde_at, pde & reserved)
+                raise self._page_fault(linear, access, user, PF_RESERVED, why)
+            self._check_rights(linear, access, user, smap, pde, ((pde_at, pde),))
             self._mark(pde_at, pde, 4, A | D if access == ACCESS_WRITE and dirty else A)
             frame = pde & 0xFFC0_0000 | (pde & 0x1F_E000) << 19  # PSE-36: bits 39-32
             return (frame | linear & 0x3F_FFFF) & self.memory.address_mask
         pte_at = pde & 0xFFFF_F000 | linear >> 10 & 0xFFC
         pte = self._entry(pte_at, 4)
         if not pte & P:
-            raise self._page_fault(linear, access, user, 0, "page-table entry not present")
-        self._check_rights(linear, access, user, smap, pde & pte)
+            raise self._page_fault(linear, access, user, 0, (_absent, ("PTE", pte_at)))
+        self._check_rights(linear, access, user, smap, pde & pte, ((pde_at, pde), (pte_at, pte)))
         self._mark(pde_at, pde, 4, A)
         self._mark(pte_at, pte, 4, A | D if access == ACCESS_WRITE and dirty else A)
         return (pte & 0xFFFF_F000 | linear & 0xFFF) & self.memory.address_mask
@@ -269,7 +271,7 @@ class MemoryUnit(CpuState):
         else:
             pdpte = self.pdptes[linear >> 30 & 3]
             if not pdpte & P:
-                raise self._page_fault(linear, access, user, 0, "PDPTE not present")
+                raise self._page_fault(linear, access, user, 0, (_absent_pdpte, (linear >> 30 & 3,)))
             table, shift = pdpte & FRAME, 21
             largest = 21
             reserved |= 0x7FF0_0000_0000_0000  # PAE entries: bits 62-52 are reserved
@@ -277,17 +279,21 @@ class MemoryUnit(CpuState):
             at = table | (linear >> shift & 0x1FF) << 3
             entry = self._entry(at, 8)
             if not entry & P:
-                raise self._page_fault(linear, access, user, 0, f"{_LEVEL[shift]} not present")
+                raise self._page_fault(linear, access, user, 0, (_absent, (_LEVEL[shift], at)))
             large = shift != 12 and bool(entry & PS)
             if entry & reserved or (large and (shift > largest or entry & (1 << shift) - 1 & ~0x1FFF)):
-                raise self._page_fault(linear, access, user, PF_RESERVED, f"reserved bit in {_LEVEL[shift]}")
+                bits = entry & reserved
+                if large:
+                    bits |= PS if shift > largest else entry & (1 << shift) - 1 & ~0x1FFF
+                why = _reserved, (_LEVEL[shift], at, bits)
+                raise self._page_fault(linear, access, user, PF_RESERVED, why)
             rights &= entry
             no_execute |= entry & NX
             path.append((at, entry))
             if large or shift == 12:
                 break
             table, shift = entry & FRAME, shift - 9
-        self._check_rights(linear, access, user, smap, rights | P | no_execute)
+        self._check_rights(linear, access, user, smap, rights | P | no_execute, path)
         for at, entry in path[:-1]:
             self._mark(at, entry, 8, A)
         at, entry = path[-1]
@@ -295,27 +301,31 @@ class MemoryUnit(CpuState):
         offset = (1 << shift) - 1
         return (entry & FRAME & ~offset | linear & offset) & self.memory.address_mask
 
-    def _check_rights(self, linear: int, access: int, user: bool, smap: bool, rights: int) -> None:
-        """SDM Vol. 3, "Access Rights": `rights` are the AND of R/W and U/S and the OR of NX over the walk."""
-        why = ""
+    def _check_rights(
+        self, linear: int, access: int, user: bool, smap: bool, rights: int, path: Sequence[tuple[int, int]]
+    ) -> None:
+        """SDM Vol. 3, "Access Rights": `rights` are the AND of R/W and U/S and the OR of NX over the walk;
+        `path` are its entries with their addresses, from the root."""
+        bit, rule = 0, ""
         if user:
             if not rights & US:
-                why = "user access to a supervisor page"
+                bit = US
             elif access == ACCESS_WRITE and not rights & RW:
-                why = "user write to a read-only page"
+                bit = RW
         elif rights & US:
             if access == ACCESS_FETCH and self.cr4 & CR4_SMEP:
-                why = "SMEP: supervisor fetch from a user page"
+                bit, rule = US, "CR4.SMEP=1 and"
             elif access != ACCESS_FETCH and smap:
-                why = "SMAP: supervisor access to a user page"
-        if not why and access == ACCESS_WRITE and not user and not rights & RW and self.cr0 & CR0_WP:
-            why = "supervisor write to a read-only page with CR0.WP"
-        if not why and access == ACCESS_FETCH and rights & NX:
-            why = "fetch from a no-execute page"
-        if why:
+                bit, rule = US, "CR4.SMAP=1, EFLAGS.AC=0 and"
+        if not bit and access == ACCESS_WRITE and not user and not rights & RW and self.cr0 & CR0_WP:
+            bit, rule = RW, "CR0.WP=1 and"
+        if not bit and access == ACCESS_FETCH and rights & NX:
+            bit = NX
+        if bit:
+            why = _refused, (bool(self.efer & EFER_LMA), bit, rule, *path)
             raise self._page_fault(linear, access, user, PF_PRESENT, why)
 
-    def _page_fault(self, linear: int, access: int, user: bool, bits: int, why: str) -> PageFault:
+    def _page_fault(self, linear: int, access: int, user: bool, bits: int, why: Why) -> PageFault:
         code = bits
         if bits & PF_RESERVED:
             code |= PF_PRESENT
@@ -323,9 +333,10 @@ class MemoryUnit(CpuState):
             code |= PF_WRITE
         if user:
             code |= PF_USER
-        if access == ACCESS_FETCH and (self.cr4 & CR4_SMEP or (self.cr4 & CR4_PAE and self.efer & EFER_NXE)):
+        fetch = access == ACCESS_FETCH
+        if fetch and (self.cr4 & CR4_SMEP or (self.cr4 & CR4_PAE and self.efer & EFER_NXE)):
             code |= PF_FETCH
-        return PageFault(linear, code, why)
+        return PageFault(linear, code, why, fetch=fetch)
 
     def _entry(self, gpa: int, size: int) -> int:
         """Read a paging-structure entry from RAM; an open bus reads as ones."""
@@ -675,7 +686,7 @@ class MemoryUnit(CpuState):
             raise GeneralProtection(0, f"access through null {segment.name}")
         if self.protected:  # real mode knows limits, but no types
             if write and (segment.type & TYPE_CODE or not segment.type & TYPE_WRITABLE):
-                raise GeneralProtection(0, f"write through read-only {segment.name}")
+                raise GeneralProtection(0, f"write through {segment.name}, which is not writable data")
             if not write and segment.type & TYPE_CODE and not segment.type & TYPE_READABLE:
                 raise GeneralProtection(0, f"read through execute-only {segment.name}")
         if not segment.type & TYPE_CODE and segment.type & TYPE_EXPAND_DOWN:
@@ -727,6 +738,33 @@ def _remember(pages: dict[int, int], linear: int, gpa: int) -> None:
 
 
 _LEVEL = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
+_BIT_NAMES = {RW: "R/W", US: "U/S", NX: "XD"}
+
+
+def _absent(level: str, at: int) -> str:
+    """The words of a page fault: a paging-structure entry with P = 0."""
+    return f"{level} at {at:#x} has P=0"
+
+
+def _absent_pdpte(number: int) -> str:
+    """PAE paging takes its four PDPTEs from registers, which were loaded with CR3."""
+    return f"PDPTE register {number} has P=0"
+
+
+def _reserved(level: str, at: int, bits: int) -> str:
+    """The words of a page fault: reserved bits that are 1."""
+    return f"{level} at {at:#x} has the reserved bits {bits:#x} set"
+
+
+def _refused(long: bool, bit: int, rule: str, *path: tuple[int, int]) -> str:
+    """The words of a page fault: the first entry of the walk that forbids the access by `bit`; with SMEP and
+    SMAP (`rule` about U/S) they all do."""
+    wrong = bit if bit == NX or (bit == US and rule) else 0
+    levels = ("PML4E", "PDPTE", "PDE", "PTE")[0 if long else 2 :]
+    found = [(level, at) for level, (at, entry) in zip(levels, path, strict=False) if entry & bit == wrong]
+    level, at = found[-1 if bit == US and rule else 0]
+    lead = f"{rule} " if rule else ""
+    return f"{lead}{level} at {at:#x} has {_BIT_NAMES[bit]}={1 if wrong else 0}"
 
 
 def split(gpa: int, size: int) -> list[tuple[int, int]]:

@@ -116,7 +116,7 @@ def _write_efer(cpu: Cpu, value: int) -> None:
     if value & ~allowed:
         raise GeneralProtection(0, f"EFER: reserved bits {value & ~allowed:#x}")
     if (value ^ cpu.efer) & EFER_LME and cpu.cr0 & CR0_PG:
-        raise GeneralProtection(0, "EFER.LME changed while paging is on")
+        raise GeneralProtection(0, "EFER.LME changed with CR0.PG=1")
     cpu.efer = value & ~EFER_LMA | cpu.efer & EFER_LMA  # LMA is read-only
     cpu.flush_tlb()
     cpu.update_mode()

@@ -77,7 +77,7 @@ class UnreachableTarget(Width):
 
     @property
     def value(self) -> int:
-        raise GeneralProtection(0, f"near branch target {self.target:#x} outside CS or not canonical")
+        raise GeneralProtection(0, f"branch target {self.target:#x} outside the CS limit or not canonical")
 
 
 class Location:

@@ -29,11 +29,11 @@ def step_plainly(cpu: Cpu, plain: frozenset[Semantics]) -> bool:
     """Execute the instruction at RIP and count it, if it is one of `plain` and nothing is due before it.
 
     False, and nothing changed, if it is not, if it has to be decoded first, if it would fault or leave the
-    guest, or if the CPU is watched (of another class). What it makes due is for the next boundary.
+    guest, or if somebody watches its instructions or memory. What it makes due is for the next boundary.
     """
     ip = cpu.rip
     insn = cpu.code.get(ip)
-    if insn is None or cpu.attention or insn.function not in plain or cpu.__class__ is not Cpu:
+    if insn is None or cpu.attention or insn.function not in plain or not cpu.steps_plainly:
         return False
     cpu.exit_ip = -1  # no short way to a device from here
     cpu.rip = insn.next

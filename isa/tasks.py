@@ -100,7 +100,8 @@ def switch_task(
     if tss.limit < minimum:
         raise InvalidTss(tss.selector & SELECTOR_INDEX, f"TSS limit {tss.limit:#x} < {minimum:#x}")
     if old.limit < (MIN_LIMIT32 if old_wide else MIN_LIMIT16):
-        raise InvalidTss(old.selector & SELECTOR_INDEX, f"current TSS limit {old.limit:#x} is too small")
+        needed = MIN_LIMIT32 if old_wide else MIN_LIMIT16
+        raise InvalidTss(old.selector & SELECTOR_INDEX, f"current TSS limit {old.limit:#x} < {needed:#x}")
     base = tss.base
     if wide:
         cr3 = cpu.load_system(base + CR3_AT & M32, 4)
@@ -217,7 +218,7 @@ def _load_segments(cpu: InterruptUnit, ldt: int) -> None:
 def _check_new_code(cpu: InterruptUnit, selector: int) -> Descriptor:
     error, rpl = selector & SELECTOR_INDEX, selector & 3
     if is_null(selector):
-        raise InvalidTss(0, "new task's CS is null")
+        raise InvalidTss(0, f"new task's CS {selector:#06x} is null")
     code = read_descriptor(cpu, selector, InvalidTss)
     if not code.is_code:
         raise InvalidTss(error, f"new task's CS is {code.what}")

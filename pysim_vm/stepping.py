@@ -67,6 +67,11 @@ class Moment(NamedTuple):
             | bool(self.of) << OF_BIT | bool(self.vif) << VIF_BIT
         )  # fmt: skip
 
+    def _repr_html_(self) -> str:
+        from pysim_vm.display_registers import moment_picture
+
+        return moment_picture(self)._repr_html_()
+
 
 # The flags with a field: what plain instructions may change without asking for the CPU's attention
 FIELDS_OF_RFLAGS = (

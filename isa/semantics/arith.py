@@ -177,7 +177,8 @@ def cmpxchg8b(cpu: Cpu, dst: Operand) -> None:
 def cmpxchg16b(cpu: Cpu, dst: Memory) -> None:
     """IF RDX:RAX = DEST THEN ZF := 1; DEST := RCX:RBX ELSE ZF := 0; RDX:RAX := DEST"""
     if cpu.linear_address(dst.segment, dst.offset, 16, True) & 15:
-        raise GeneralProtection(0, "CMPXCHG16B operand not aligned to 16 bytes")
+        at = cpu.linear_address(dst.segment, dst.offset, 16, True)
+        raise GeneralProtection(0, f"CMPXCHG16B operand at {at:#x} is not aligned to 16 bytes")
     value = dst.value
     if value == cpu.rdx << 64 | cpu.rax:
         dst.value = cpu.rcx << 64 | cpu.rbx

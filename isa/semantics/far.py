@@ -171,11 +171,12 @@ def call_far(cpu: Cpu, selector: int, offset: int, size: int) -> None:
 def _target_descriptor(cpu: Cpu, selector: int) -> Descriptor:
     """What the selector of a far JMP or CALL names: code, or a gate or TSS that exists in this mode."""
     if is_null(selector):
-        raise GeneralProtection(0, "far transfer to a null selector")
+        raise GeneralProtection(0, f"far transfer to the null selector {selector:#06x}")
     target = read_descriptor(cpu, selector)
     legal = (SYS_CALL_GATE,) if cpu.efer & EFER_LMA else LEGACY_TARGETS
     if not (target.is_code if target.s else target.type in legal):
-        raise GeneralProtection(selector & SELECTOR_INDEX, f"far transfer to {target.what}")
+        why = f"far transfer to selector {selector:#06x}, which is {target.what}"
+        raise GeneralProtection(selector & SELECTOR_INDEX, why)
     return target
 
 
@@ -192,7 +193,8 @@ def _call_gate(cpu: Cpu, gate: Descriptor, *, jump: bool) -> tuple[Descriptor, i
     entry = gate.raw & M16 | (gate.raw >> 32 & 0xFFFF_0000 if wide else 0) | (upper & M32) << 32
     selector = gate.raw >> 16 & M16
     if is_null(selector):
-        raise GeneralProtection(0, "null code segment selector in the call gate")
+        why = f"null code segment selector {selector:#06x} in the call gate {gate.selector:#06x}"
+        raise GeneralProtection(0, why)
     code = read_descriptor(cpu, selector)
     error = selector & SELECTOR_INDEX
     if not code.is_code:
@@ -204,7 +206,8 @@ def _call_gate(cpu: Cpu, gate: Descriptor, *, jump: bool) -> tuple[Descriptor, i
             error, f"JMP through a call gate: nonconforming code, DPL {code.dpl} is not CPL {cpu.cpl}"
         )
     if long_mode and (not code.l or code.db):
-        raise GeneralProtection(error, "call gate to a segment that is not 64-bit code")
+        why = f"call gate to a segment that is not 64-bit code: L={code.l}, D={code.db}"
+        raise GeneralProtection(error, why)
     if not code.present:
         raise SegmentNotPresent(error, f"code segment {selector:#06x} behind the call gate not present")
     return code, entry, 8 if long_mode else 4 if wide else 2

@@ -90,7 +90,7 @@ def sti(cpu: Cpu) -> None:
             cpu.request_attention()
     elif virtual_if(cpu):
         if cpu.vip:
-            raise GeneralProtection(0, "STI, virtual interrupt pending (VIP)")
+            raise GeneralProtection(0, f"STI, CPL {cpu.cpl} > IOPL {cpu.iopl} with VIP=1")
         cpu.vif = 1
     else:
         raise GeneralProtection(0, f"STI, CPL {cpu.cpl} > IOPL {cpu.iopl}")

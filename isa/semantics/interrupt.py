@@ -86,7 +86,7 @@ def iret(cpu: Cpu, width: Width) -> None:
             _iret_v86(cpu, width.bytes)
         elif cpu.nt:
             if cpu.efer & EFER_LMA:
-                raise GeneralProtection(0, "IRET with NT = 1 in IA-32e mode")
+                raise GeneralProtection(0, "IRET with NT=1 in IA-32e mode")
             return_to_previous_task(cpu)
         else:
             _iret_protected(cpu, width.bytes)
@@ -154,7 +154,8 @@ def _iret_v86(cpu: Cpu, size: int) -> None:
         mask |= FLAGS_WIDE
     if virtual:
         if popped >> TF_BIT & 1 or (popped >> IF_BIT & 1 and cpu.vip):
-            raise GeneralProtection(0, "IRET in virtual-8086 mode: TF popped, or IF popped with VIP pending")
+            why = f"IRET in virtual-8086 mode pops {popped:#x}: TF, or IF with VIP={cpu.vip}"
+            raise GeneralProtection(0, why)
         popped = popped & ~(1 << VIF_BIT) | (popped >> IF_BIT & 1) << VIF_BIT
         mask |= 1 << VIF_BIT
     cpu.set_rflags_raw(_merged_flags(cpu, popped, mask))

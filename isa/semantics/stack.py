@@ -109,7 +109,9 @@ def popf(cpu: Cpu, width: Width) -> None:
         if width.bits != 16 or not cpu.cr4 & CR4_VME:
             raise GeneralProtection(0, f"POPF in virtual-8086 mode with IOPL {cpu.iopl}")
         if image >> TF_BIT & 1 or (image >> IF_BIT & 1 and cpu.vip):
-            raise GeneralProtection(0, "POPF in virtual-8086 mode sets TF, or IF with VIP pending")
+            raise GeneralProtection(
+                0, f"POPF in virtual-8086 mode pops {image:#x}: TF, or IF with VIP={cpu.vip}"
+            )
         # IF goes to VIF; the image's own bit 19 lies beyond its 16 bits.
         image = image | (image >> IF_BIT & 1) << VIF_BIT
         changeable = changeable & M16 | 1 << VIF_BIT

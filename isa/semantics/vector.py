@@ -70,9 +70,9 @@ def check_vector(cpu: Cpu, register: Operand) -> None:
 def check_mmx(cpu: Cpu) -> None:
     """#UD with CR0.EM, #NM with CR0.TS, #MF for an x87 exception that is pending."""
     if cpu.cr0 & CR0_EM:
-        raise InvalidOpcode("MMX instruction with CR0.EM")
+        raise InvalidOpcode("MMX instruction with CR0.EM=1")
     if cpu.cr0 & CR0_TS:
-        raise DeviceNotAvailable("MMX instruction with CR0.TS")
+        raise DeviceNotAvailable("MMX instruction with CR0.TS=1")
     check_pending(cpu)
 
 

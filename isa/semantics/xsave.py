@@ -44,7 +44,7 @@ def checked_area(cpu: Cpu, operand: Memory, name: str, wanted: int) -> int:
     """The offset of the area: #UD without CR4.OSXSAVE, #NM with CR0.TS, #GP(0) unless aligned to 64 bytes."""
     check_osxsave(cpu, name)
     if cpu.cr0 & CR0_TS:
-        raise DeviceNotAvailable(f"{name} with CR0.TS")
+        raise DeviceNotAvailable(f"{name} with CR0.TS=1")
     size = AVX_AREA + AVX_SIZE if wanted & XCR0_AVX else AVX_AREA
     return area_address(cpu, operand, size, ALIGNMENT)
 
@@ -157,11 +157,12 @@ def check_header(cpu: Cpu, name: str, state: int, compact: int, rest: bytes) -> 
     """#GP(0) for a header that XRSTOR refuses. `rest` is what follows XCOMP_BV."""
     if compact & COMPACTED:
         if "XSAVEC" not in cpu.features:
-            raise GeneralProtection(0, f"{name}: a compacted area without XSAVEC")
+            raise GeneralProtection(0, f"{name}: XCOMP_BV {compact:#x} is a compacted area's, without XSAVEC")
         allowed = compact & ~COMPACTED
         if allowed & ~cpu.xcr0 or state & ~allowed or any(rest):
             raise GeneralProtection(
-                0, f"{name}: XSTATE_BV {state:#x} with XCOMP_BV {compact:#x} or reserved bytes"
+                0,
+                f"{name}: XSTATE_BV {state:#x}, XCOMP_BV {compact:#x}, XCR0 {cpu.xcr0:#x} or reserved bytes",
             )
     elif state & ~cpu.xcr0 or compact or any(rest[:8]):
         raise GeneralProtection(

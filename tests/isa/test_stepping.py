@@ -67,6 +67,7 @@ def test_a_cpu_that_has_something_to_look_at_is_left_to_the_engine() -> None:
 def test_a_watched_cpu_is_left_to_the_engine() -> None:
     class Watched(Cpu):
         __slots__ = ()
+        steps_plainly = False
 
     cpu = decoded("90")
     cpu.__class__ = Watched

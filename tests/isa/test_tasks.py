@@ -422,7 +422,7 @@ def test_a_shutdown_after_a_failed_switch_names_the_new_tasks_fault() -> None:
     cpu.memory.write(ORIGIN, bytes.fromhex("ea 00000000 7800"))
     reason = cpu.step()
     assert isinstance(reason, TripleFault)
-    assert reason.chain[0] == "#TS(0x0): null selector for SS"
+    assert reason.chain[0] == "#TS(0x0): SS load: null selector 0x0000"
 
 
 def test_a_read_only_descriptor_table_keeps_both_busy_bits() -> None:
