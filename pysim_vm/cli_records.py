@@ -24,6 +24,8 @@ def record_options(command: F) -> F:
         click.option("--record-limit", metavar="SIZE", help="Bytes a record may take [4G]."),
         click.option("--record-instructions", is_flag=True,
                      help="Record every instruction with what it changed; slow."),
+        click.option("--record-stores-to", multiple=True, metavar="ADDRESS[-ADDRESS]",
+                     help="Record the writes to this RAM as well; may be given several times."),
         click.option("--record-stores", is_flag=True, help="Record every write to RAM as well; slow."),
         click.option("--record", metavar="FILE", help="Record every exit into FILE (see stat and trace)."),
     ):  # fmt: skip
@@ -87,6 +89,10 @@ def add_commands(cli: click.Group, common: Callable[[Any], Any], context: dict[s
     @click.option("--last", type=click.IntRange(1), metavar="N", help="Show the last N rows.")
     @click.option("--stores", "rows", flag_value="stores", help="Show the writes to RAM.")
     @click.option("--instructions", "rows", flag_value="instructions", help="Show the instructions.")
+    @click.option("--exceptions", "rows", flag_value="exceptions",
+                  help="Show the exceptions, each with the check that failed.")  # fmt: skip
+    @click.option("--events", "rows", flag_value="events",
+                  help="Show exceptions, interrupts and INT n.")  # fmt: skip
     @click.option("--who-wrote", metavar="ADDRESS",
                   help="Show who wrote there, the newest first: 0xb8000, port:0x3f8, msr:0x1b.")  # fmt: skip
     @_filter_options

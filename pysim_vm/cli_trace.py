@@ -18,11 +18,12 @@ from pysim_vm.errors import AxError, AxErrorKind
 from pysim_vm.record_format import RecordError
 from pysim_vm.report import plural
 from pysim_vm.trace import Trace
-from pysim_vm.trace_rows import ExitRow, InstructionRow, StoreRow
+from pysim_vm.trace_rows import EventRow, ExitRow, InstructionRow, StoreRow
 from pysim_vm.trace_stat import COLUMNS, Stat, stat
 from pysim_vm.trace_words import time_words
 
 LIVE_SECONDS: Final = 1.0  # between two looks at a record that is being written
+LIVE_TRIES: Final = 20  # to read a record that is being written
 NARROW: Final = 100  # below this many columns the table leaves its bars out
 BAR: Final = 12  # columns of a full bar
 EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
@@ -147,9 +148,7 @@ def run_stat(
 ) -> int:  # fmt: skip
     """Show the table, with `live` again and again until the recording ends."""
     while True:
-        with opened(path) as trace:
-            found = stat(chosen(trace, filters), by)
-            notes, closed = list(trace.notes), bool(trace.record.end)
+        found, notes, closed = _counted(path, by, filters, LIVE_TRIES if live else 1)
         if as_json:
             stdout.write(json.dumps(found.as_dict() | {"notes": notes}) + "\n")
         else:
@@ -164,6 +163,23 @@ def run_stat(
     if not live and not as_json:
         stderr.writelines(f"pysim-vm: {note}\n" for note in notes)
     return ExitStatus.OK
+
+
+def _counted(path: str, by: str, filters: Filters, tries: int) -> tuple[Stat, list[str], bool]:
+    """The counts, the notes, and whether the recording is over.
+
+    A recording that goes on puts complete chunks where small ones were, so one that was there a moment ago
+    may read as damaged: then the file is opened again.
+    """
+    while True:
+        tries -= 1
+        try:
+            with opened(path) as trace:
+                return stat(chosen(trace, filters), by), list(trace.notes), bool(trace.record.end)
+        except CommandError as error:
+            if not tries or "damaged" not in str(error):
+                raise
+        time.sleep(LIVE_SECONDS / LIVE_TRIES)
 
 
 def stat_text(found: Stat, top: int | None, color: bool, width: int, draws: bool = True) -> str:
@@ -243,8 +259,8 @@ def _rows(trace: Trace, options: TraceOptions) -> Any:
     if options.rows == "exits":
         rows: Any = chosen(trace, options.filters)
     else:
-        rows = trace.stores if options.rows == "stores" else trace.instructions
-        if not trace.header.get(options.rows):
+        rows = getattr(trace, options.rows)
+        if options.rows in ("stores", "instructions") and not trace.header.get(options.rows):
             raise CommandError(
                 ExitStatus.USAGE,
                 f"--{options.rows}: the record holds none; make it with run --record-{options.rows}",
@@ -278,7 +294,7 @@ def _writers(trace: Trace, options: TraceOptions) -> list[ExitRow | StoreRow]:
     return trace.who_wrote(where, before=before, limit=limit)
 
 
-def _line(row: ExitRow | StoreRow | InstructionRow, color: bool) -> str:
+def _line(row: ExitRow | StoreRow | InstructionRow | EventRow, color: bool) -> str:
     if not color:
         return row.line()
     place, _, words = row.line().partition(": ")

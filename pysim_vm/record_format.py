@@ -3,7 +3,7 @@
 A record starts with PREAMBLE and a JSON header. The header holds the identity of the VM and nothing that
 differs between engines, hash seeds, hosts or times, so two recordings of one guest are the same file. Chunks
 come after it: CHUNK_HEAD, then `count` rows of one structured type (`ROW_TYPES`), little-endian, as they are
-or deflated by zlib. Every head and every payload has a CRC-32.
+or as columns, and deflated by zlib if that was asked for. Every head and every payload has a CRC-32.
 
 A chunk is complete or it does not count: what a killed recording left behind its last complete chunk is
 dropped when the record is opened. Nothing here is trusted: sizes are bounded before memory is taken, and
@@ -29,13 +29,16 @@ import numpy.typing as npt
 from pysim_vm.errors import AxError, AxErrorKind
 
 MAGIC: Final = b"PYSIMREC"
-VERSION: Final = 1
+VERSION: Final = 2  # 2 added EVENTS, WORDS and COLUMNS
+READABLE: Final = (1, 2)
 PREAMBLE: Final = struct.Struct("<8sIIII")  # magic, version, bytes of the header, its CRC-32, CRC-32 of these
 CHUNK_MAGIC: Final = b"CHNK"
 # magic, kind, flags, count, row bytes, first row, stored bytes, raw bytes, base ns, lowest and highest
 # retired count, lowest and highest address, CRC-32 of the stored bytes, CRC-32 of this head
 CHUNK_HEAD: Final = struct.Struct("<4sHHIIQQQQQQQQII")
-DEFLATED: Final = 1  # flag: the stored bytes are a zlib stream of the raw bytes
+DEFLATED: Final = 1  # flag: the stored bytes are a zlib stream of what would be stored without
+COLUMNS: Final = 2  # flag: columns in place of rows
+COLUMN_HEAD: Final = struct.Struct("<BQ")  # bytes a value takes, the least value
 
 HEADER_LIMIT: Final = 16 << 20
 CHUNK_LIMIT: Final = 64 << 20  # raw bytes of one chunk
@@ -43,6 +46,7 @@ NAME_LIMIT: Final = 200  # characters of a name that a record brings along
 LINE_SHIFT: Final = 3  # stores are indexed by lines of 8 bytes
 
 Rows = npt.NDArray[np.void]
+Unsigned = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Kind(IntEnum):
@@ -56,6 +60,8 @@ class Kind(IntEnum):
     SYMBOLS = 6  # bytes: lines "address name" in hexadecimal
     DEVICES = 7  # bytes: the JSON list of device names, when devices came after the header was written
     END = 8  # bytes: a JSON object; the recording was closed
+    EVENTS = 9  # exceptions, interrupts, INT n, the shutdown
+    WORDS = 10  # bytes: the sentences that events point to, each once for as long as the recorder knew it
 
 
 class StoreBy(IntEnum):
@@ -67,11 +73,13 @@ class StoreBy(IntEnum):
 
 
 class Event(IntEnum):
-    """What a step was."""
+    """What a step was, or an event."""
 
     INSTRUCTION = 0
     INTERRUPT = 1  # delivered in place of the instruction
     EXCEPTION = 2  # the instruction, or its fetch, raised it
+    SOFTWARE = 3  # INT n
+    SHUTDOWN = 4  # a triple fault
 
 
 EXIT_TYPE: Final = np.dtype(
@@ -93,6 +101,12 @@ CHANGE_TYPE: Final = np.dtype(
     [("retired", "<u8"), ("register", "<u8"), ("word", "u1"), ("before", "<u8"), ("after", "<u8")]
 )
 CHANGE_PACK: Final = struct.Struct("<QQBQQ")
+EVENT_TYPE: Final = np.dtype(
+    [("retired", "<u8"), ("rip", "<u8"), ("vcpu", "<u2"), ("event", "u1"), ("vector", "u1"), ("nested", "u1"),
+     ("cpl", "u1"), ("error_code", "<i4"), ("address", "<u8"), ("words", "<u8"), ("length", "<u2")]
+)  # fmt: skip
+EVENT_PACK: Final = struct.Struct("<QQHBBBBiQQH")
+NO_ERROR_CODE: Final = -1
 ROW_TYPES: Final[Mapping[Kind, np.dtype[Any]]] = {
     Kind.EXITS: EXIT_TYPE,
     Kind.STORES: STORE_TYPE,
@@ -102,14 +116,19 @@ ROW_TYPES: Final[Mapping[Kind, np.dtype[Any]]] = {
     Kind.SYMBOLS: np.dtype("u1"),
     Kind.DEVICES: np.dtype("u1"),
     Kind.END: np.dtype("u1"),
+    Kind.EVENTS: EVENT_TYPE,
+    Kind.WORDS: np.dtype("u1"),
 }
 # Rows a complete chunk holds. A chunk is the unit of loss when a recording is killed and of work for a query.
 CHUNK_ROWS: Final[Mapping[Kind, int]] = {
-    Kind.EXITS: 1 << 11,
+    Kind.EXITS: 1 << 13,
     Kind.STORES: 1 << 15,
     Kind.INSTRUCTIONS: 1 << 14,
     Kind.CHANGES: 1 << 15,
+    Kind.WORDS: 1 << 16,
+    Kind.EVENTS: 1 << 12,
 }
+COLUMN_KINDS: Final = frozenset({Kind.EXITS, Kind.STORES, Kind.CHANGES, Kind.EVENTS})
 MSR_REGISTER: Final = (
     1 << 32
 )  # `register` of a change: 1 << 32 | index for an MSR, else a place in the header
@@ -140,6 +159,68 @@ class Chunk:
     crc: int
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One field of many rows: the least and the greatest value, and the values unless all are the same."""
+
+    least: int
+    most: int
+    values: Unsigned | None = None
+
+    @classmethod
+    def of(cls, values: Unsigned) -> Column:
+        """A column of these unsigned values."""
+        least, most = int(values.min()), int(values.max())
+        return cls(least, most, None if least == most else values)
+
+
+Columns = Mapping[str, Column]
+
+
+def columns_of(kind: Kind, rows: bytes | memoryview) -> Columns:
+    """Rows as columns; RecordError for a kind that has none (COLUMN_KINDS)."""
+    table = np.frombuffer(rows, ROW_TYPES[kind])
+    if kind not in COLUMN_KINDS:
+        raise RecordError(f"rows of kind {kind.name.lower()} have no columns", AxErrorKind.InvalidInput)
+    return {
+        name: Column.of(np.ascontiguousarray(table[name]).view(f"<u{table[name].itemsize}"))
+        for name in table.dtype.names or ()
+    }
+
+
+def packed_columns(columns: Columns) -> bytes:
+    """Columns as they are stored: for each how many bytes a value takes and the least one, then for each what
+    its values have more than that. It depends on the rows alone."""
+    heads, parts = [], []
+    for column in columns.values():
+        span = column.most - column.least
+        size = 0 if column.values is None else next(size for size in (1, 2, 4, 8) if span >> 8 * size == 0)
+        heads.append(COLUMN_HEAD.pack(size, column.least))
+        if column.values is not None:
+            more = column.values - column.values.dtype.type(column.least)
+            parts.append(more.astype(f"<u{size}").tobytes())
+    return b"".join((*heads, *parts))
+
+
+def unpacked_columns(kind: Kind, count: int, packed: bytes) -> bytes | None:
+    """The rows that `packed_columns` packed, or None if they are not that."""
+    table = np.zeros(count, ROW_TYPES[kind])
+    names = table.dtype.names or ()
+    at = COLUMN_HEAD.size * len(names)
+    if len(packed) < at:
+        return None
+    for number, name in enumerate(names):
+        size, least = COLUMN_HEAD.unpack_from(packed, COLUMN_HEAD.size * number)
+        column = np.full(count, least, "<u8")
+        if size:
+            if size not in (1, 2, 4, 8) or len(packed) - at < size * count:
+                return None
+            column += np.frombuffer(packed, f"<u{size}", count, at)
+            at += size * count
+        table[name] = column.astype(f"<u{table[name].itemsize}").view(table[name].dtype)
+    return table.tobytes() if at == len(packed) else None
+
+
 def preamble(header: Mapping[str, Any]) -> bytes:
     """The first bytes of a record: PREAMBLE and `header` as JSON, keys sorted."""
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
@@ -149,28 +230,43 @@ def preamble(header: Mapping[str, Any]) -> bytes:
     return head + struct.pack("<I", zlib.crc32(head)) + text
 
 
-def chunk_bytes(
+def chunk_parts(
     kind: Kind,
-    payload: bytes,
+    payload: bytes | memoryview,
     *,
+    columns: Columns | None = None,
+    count: int = 0,
     first: int = 0,
     base_ns: int = 0,
     retired: tuple[int, int] = (0, 0),
     addresses: tuple[int, int] = (0, 0),
     deflate: bool = False,
-) -> bytes:
-    """A whole chunk. With `deflate` the payload is compressed if that makes it smaller."""
+) -> tuple[bytes, bytes | memoryview]:
+    """The head and the stored bytes of a chunk.
+
+    These are `payload`, the rows, or its `columns` if those are smaller, and with `deflate` compressed if
+    that makes them smaller still. An empty `payload` says that there are `count` rows, given as columns.
+    """
     size = ROW_TYPES[kind].itemsize
-    stored, flags = payload, 0
+    stored, flags, raw = payload, 0, len(payload) or count * size
+    if columns is not None:
+        packed = packed_columns(columns)
+        if len(packed) < raw:
+            stored, flags = packed, COLUMNS
     if deflate:
-        packed = zlib.compress(payload, 1)
-        if len(packed) < len(payload):
-            stored, flags = packed, DEFLATED
+        packed = zlib.compress(stored, 1)
+        if len(packed) < len(stored):
+            stored, flags = packed, flags | DEFLATED
     head = CHUNK_HEAD.pack(
-        CHUNK_MAGIC, kind, flags, len(payload) // size, size, first, len(stored), len(payload), base_ns,
+        CHUNK_MAGIC, kind, flags, raw // size, size, first, len(stored), raw, base_ns,
         *retired, *addresses, zlib.crc32(stored), 0,
     )[:-4]  # fmt: skip
-    return b"".join((head, struct.pack("<I", zlib.crc32(head)), stored))
+    return head + struct.pack("<I", zlib.crc32(head)), stored
+
+
+def chunk_bytes(kind: Kind, payload: bytes, **fields: Any) -> bytes:
+    """A whole chunk; `fields` as for chunk_parts."""
+    return b"".join(chunk_parts(kind, payload, **fields))
 
 
 class RecordFile:
@@ -217,9 +313,9 @@ class RecordFile:
         if len(data) < PREAMBLE.size or bytes(data[:8]) != MAGIC:
             raise RecordError(f"{self.name} is no record of pysim-vm; `pysim-vm run --record FILE` makes one")
         _, version, size, crc, head_crc = PREAMBLE.unpack_from(data)
-        if version != VERSION:
+        if version not in READABLE:
             raise RecordError(
-                f"{self.name} is a record of version {version}, this program reads version {VERSION}; "
+                f"{self.name} is a record of version {version}, this program reads versions up to {VERSION}; "
                 "record it again"
             )
         text = bytes(data[PREAMBLE.size : PREAMBLE.size + min(size, HEADER_LIMIT)])
@@ -276,7 +372,9 @@ class RecordFile:
         ) = CHUNK_HEAD.unpack_from(data, at)
         if magic != CHUNK_MAGIC or zlib.crc32(data[at : at + CHUNK_HEAD.size - 4]) != head_crc:
             return None
-        if kind not in Kind.__members__.values() or flags & ~DEFLATED:
+        if kind not in Kind.__members__.values() or flags & ~(DEFLATED | COLUMNS):
+            return None
+        if flags & COLUMNS and kind not in COLUMN_KINDS:
             return None
         row = ROW_TYPES[Kind(kind)].itemsize
         offset = at + CHUNK_HEAD.size
@@ -295,16 +393,14 @@ class RecordFile:
         stored = bytes(self._bytes[chunk.offset : chunk.offset + chunk.stored])
         if zlib.crc32(stored) != chunk.crc:
             raise self._damaged(chunk)
-        if not chunk.flags & DEFLATED:
-            if len(stored) != chunk.raw:
-                raise self._damaged(chunk)
-            return stored
-        machine = zlib.decompressobj()
-        try:
-            raw = machine.decompress(stored, chunk.raw + 1)
-        except zlib.error:
-            raise self._damaged(chunk) from None
-        if len(raw) != chunk.raw:
+        if chunk.flags & DEFLATED:
+            machine = zlib.decompressobj()
+            try:
+                stored = machine.decompress(stored, chunk.raw + 1)
+            except zlib.error:
+                raise self._damaged(chunk) from None
+        raw = unpacked_columns(chunk.kind, chunk.count, stored) if chunk.flags & COLUMNS else stored
+        if raw is None or len(raw) != chunk.raw:
             raise self._damaged(chunk)
         return raw
 
@@ -342,7 +438,7 @@ class RecordFile:
         )
 
 
-def printable(text: object) -> str:
+def printable(text: object, limit: int = NAME_LIMIT) -> str:
     """A name out of a record, safe for a terminal: control characters replaced, and not too long."""
-    cut = str(text)[:NAME_LIMIT]
+    cut = str(text)[:limit]
     return "".join(letter if letter.isprintable() else "?" for letter in cut)

@@ -1,7 +1,7 @@
 """The recorder: takes a VM's exits (and, if asked, its stores and instructions) and writes a record.
 
-It answers no exit and reads no record back. Exits come as the tuples of `AxVM.exit_log`, in bunches, so that
-recording them costs an append on the hot path and a `struct` call later. Stores and instructions are seen
+It answers no exit and reads no record back. Exits come from `AxVM.exit_log`, in bunches, so that
+recording them costs four appends on the hot path and some numpy later. Stores and instructions are seen
 through `cpu_watch`, which is slow and changes no result.
 
 What is in a file depends on the rows alone: a complete chunk has a fixed number of rows. The rows after the
@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -23,39 +23,54 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import numpy as np
 
 from isa.cpu import Cpu
-from isa.faults import Fault
-from pysim_vm.cpu_watch import CpuWatcher, running_ip, unwatch, watch
+from isa.faults import Fault, PageFault
+from isa.interrupts import INT_N
+from pysim_vm.cpu_watch import EVERYWHERE, CpuWatcher, running_ip, unwatch, watch
 from pysim_vm.errors import AxErrorKind
 from pysim_vm.exit_kinds import KINDS
+from pysim_vm.exit_log import ExitLog
 from pysim_vm.record_format import (
     CHANGE_PACK,
     CHUNK_HEAD,
     CHUNK_LIMIT,
     CHUNK_ROWS,
+    COLUMN_KINDS,
+    EVENT_PACK,
     EXIT_PACK,
     EXIT_TYPE,
     INSTRUCTION_PACK,
     LINE_SHIFT,
     MSR_REGISTER,
+    NO_ERROR_CODE,
     ROW_TYPES,
     STORE_PACK,
     STORE_TYPE,
+    Column,
+    Columns,
     Event,
     Kind,
     RecordError,
     StoreBy,
     chunk_bytes,
+    chunk_parts,
+    columns_of,
+    packed_columns,
     preamble,
+    unpacked_columns,
 )
 from pysim_vm.report import instruction_at, snapshot
 from pysim_vm.short_exits import EXIT_CHUNK
+from pysim_vm.trace_words import SOFTWARE_WORDS
 
 if TYPE_CHECKING:
     from pysim_vm.vm import AxVM
 
 DEFAULT_LIMIT: Final = 4 << 30  # bytes of one record unless told otherwise: a Debian boot's exits need 1/100
-FLUSH_ROWS: Final = 256  # fewer exits than this are not worth a small chunk when a run pauses
+FLUSH_ROWS: Final = 1_024  # fewer exits than this are not worth a small chunk when a run pauses
+NOBODY: Final = 0xFFFF  # the device of an exit that none answers, -1, in an unsigned column
 HALT: Final = KINDS.index("halt")
+SENTENCES_KNOWN: Final = 1 << 14  # those of a guest that faults everywhere are written again
+SENTENCE_BYTES: Final = 1_000
 SYMBOL_BYTES: Final = 32 << 20  # of names: a Linux kernel's take 6 MiB
 M64: Final = (1 << 64) - 1
 
@@ -63,7 +78,8 @@ M64: Final = (1 << 64) - 1
 class Recorder(CpuWatcher):
     """One recording of one VM. Make it with `AxVM.record`; `close` ends it.
 
-    `path` is None for a recording in memory. `stores` records every write to RAM, `instructions` every
+    `path` is None for a recording in memory. `stores` records every write to RAM, or those to some
+    guest-physical ranges, which costs the others nothing; `instructions` every
     instruction with what it changed, stores included; `limit` bounds the bytes of the record: when it is
     reached the guest runs on unrecorded and `stopped` says so in a sentence, as it does when the host cannot
     write, which sets `failed` as well. `command` is what a later run needs to make the same machine again
@@ -76,7 +92,7 @@ class Recorder(CpuWatcher):
         vm: AxVM,
         path: str | os.PathLike[str] | None = None,
         *,
-        stores: bool = False,
+        stores: bool | Sequence[range] = False,
         instructions: bool = False,
         limit: int = DEFAULT_LIMIT,
         compress: bool = False,
@@ -91,31 +107,36 @@ class Recorder(CpuWatcher):
         self._compress = compress
         self._cpu = vm.vcpu(0).cpu
         self._registers = {name: n for n, name in enumerate(_register_names(self._cpu))}
+        self._ranges = () if instructions or isinstance(stores, bool) else tuple(stores)
         self._stores: list[tuple[int, int, int, int, int, int, int, int]] = []
         self._streams = {kind: _Stream(kind) for kind in CHUNK_ROWS}
         self._skipped = vm.now_ns() - self._cpu.retired * vm.ns_per_instruction
+        self._skipped_safe = 0  # of the exits in small chunks
         self._start_retired = self._cpu.retired
         self._final_end = 0  # of the header and the complete chunks
         self._end = 0  # of what is written
         self._closed = False
         self._devices = _device_names(vm)
-        self._unwatched: type[Cpu] | None = None
+        self._sentences: dict[str, int] = {}  # where their words lie
+        self._words = 0  # bytes of them
+        self._watching = False
         self._last: dict[str, int] = {}
         self._event: tuple[int, int] = (Event.INSTRUCTION, 0)
         self._code: Any = None
         self._rip = self._bits = 0
         self._file: BinaryIO = self._create()
-        head = preamble(identity(vm, self._devices, self._skipped, stores or instructions, instructions,
-                                 list(self._registers), command))  # fmt: skip
+        seen = self._ranges or bool(stores) or instructions
+        head = preamble(identity(vm, self._devices, self._skipped, seen, instructions, list(self._registers),
+                                 command))  # fmt: skip
         self._write(0, head)
         self._final_end = self._end
         self._write_symbols()
-        vm.exit_log = []
+        vm.exit_log = ExitLog()
         vm.exit_sink = self.take
         if stores or instructions:
-            self._unwatched = watch(self._cpu, self)
-            self._host_write, self._memory = vm.memory.on_write, vm.memory
-            vm.memory.on_write = self._saw_host_write
+            self.stores = self._ranges or EVERYWHERE
+        watch(self._cpu, self)
+        self._watching = True
         if instructions:
             self._last = snapshot(self._cpu)
 
@@ -131,15 +152,40 @@ class Recorder(CpuWatcher):
 
     # ---- what the VM calls ---------------------------------------------------------------------------------
 
-    def take(self, rows: list[tuple[int, int, int, int, int, int, int, int, int]]) -> None:
-        """`AxVM.exit_sink`: take the exits and clear the list."""
+    def take(self, log: ExitLog) -> None:
+        """`AxVM.exit_sink`: take the exits out of the log. A few may wait there for more of them."""
         if self._stores:
             self._take_stores()
-        if rows:
-            packed = b"".join(starmap(EXIT_PACK.pack, rows))
-            count = len(rows)
-            rows.clear()
-            self._add(Kind.EXITS, packed, count)
+        count = len(log)
+        if count >= EXIT_CHUNK and log.plain:
+            self._take_columns(log)
+        elif count >= FLUSH_ROWS:
+            self._take_rows(log)
+
+    def _take_rows(self, log: ExitLog) -> None:
+        count = len(log)
+        if count:
+            rows = log.packed()
+            log.clear()
+            self._add(Kind.EXITS, rows, count)
+
+    def _take_columns(self, log: ExitLog) -> None:
+        """Take exits of the short way in the middle of a run: complete chunks; the rest waits in the log."""
+        stream = self._streams[Kind.EXITS]
+        lacking = stream.rows - len(stream.pending) // stream.size
+        if stream.pending and len(log) >= lacking:
+            rows = log.table()[:lacking].tobytes()
+            log.drop(lacking)
+            self._add(Kind.EXITS, rows, EXIT_CHUNK)
+        while len(log) >= stream.rows and not (self.stopped or self._closed):
+            columns = log.columns(stream.rows)
+            log.drop(stream.rows)
+            try:
+                self._complete(stream, columns)
+            except OSError as error:
+                self._fail(error)
+        if self.stopped or self._closed:
+            log.clear()
 
     # ---- what the CPU shows --------------------------------------------------------------------------------
 
@@ -155,13 +201,46 @@ class Recorder(CpuWatcher):
         """The page walk set accessed or dirty bits."""
         self._store(cpu.retired, running_ip(cpu), gpa, 0, value, size, StoreBy.WALK)
 
-    def saw_fault(self, cpu: Cpu, fault: Fault) -> None:
-        """The step becomes an exception."""
-        self._event = Event.EXCEPTION, fault.vector
+    def saw_fault(self, cpu: Cpu, fault: Fault, nested: bool) -> None:
+        """An exception; the step becomes one."""
+        if not nested:
+            self._event = Event.EXCEPTION, fault.vector
+        address = fault.address if isinstance(fault, PageFault) else 0
+        error_code = NO_ERROR_CODE if fault.error_code is None else fault.error_code
+        self._add_event(
+            cpu, cpu.rip, Event.EXCEPTION, fault.vector, fault.why, error_code, address, nested=nested
+        )
 
     def saw_interrupt(self, cpu: Cpu, vector: int) -> None:
-        """The step becomes an interrupt."""
+        """An interrupt; the step becomes one."""
         self._event = Event.INTERRUPT, vector
+        self._add_event(cpu, cpu.rip, Event.INTERRUPT, vector, "")
+
+    def saw_software(self, cpu: Cpu, ip: int, vector: int, kind: int) -> None:
+        """INT n, or one of its relatives, which are exceptions."""
+        event = Event.SOFTWARE if kind == INT_N else Event.EXCEPTION
+        self._add_event(cpu, ip, event, vector, SOFTWARE_WORDS[kind])
+
+    def saw_shutdown(self, cpu: Cpu, chain: Sequence[str]) -> None:
+        """The end of a triple fault."""
+        self._add_event(cpu, cpu.rip, Event.SHUTDOWN, 0, chain[-1])
+
+    def _add_event(
+        self, cpu: Cpu, rip: int, event: Event, vector: int, sentence: str, error_code: int = NO_ERROR_CODE,
+        address: int = 0, *, nested: bool = False,
+    ) -> None:  # fmt: skip
+        words = sentence.encode()[:SENTENCE_BYTES]
+        at = self._sentences.get(sentence)
+        if at is None:
+            if len(self._sentences) >= SENTENCES_KNOWN:
+                self._sentences.clear()
+            at = self._sentences[sentence] = self._words
+            self._words += len(words)
+            self._add(Kind.WORDS, words, len(words))
+        row = EVENT_PACK.pack(
+            cpu.retired, rip, 0, event, vector, nested, cpu.cpl, error_code, address, at, len(words)
+        )
+        self._add(Kind.EVENTS, row, 1)
 
     def before_step(self, cpu: Cpu) -> None:
         """Note where the CPU stands."""
@@ -200,16 +279,13 @@ class Recorder(CpuWatcher):
         if rows:
             self._add(Kind.CHANGES, b"".join(rows), len(rows))
 
-    def _saw_host_write(self, host: int, size: int) -> None:
-        if self._host_write is not None:
-            self._host_write(host, size)
-        for region in self._memory.regions:
-            if region.host <= host < region.host + region.size:
-                gpa = region.base + host - region.host
-                self._store(self._cpu.retired, self._cpu.rip, gpa, 0, 0, min(size, 0xFFFF_FFFF), StoreBy.DMA)
-                return
+    def saw_host_write(self, cpu: Cpu, gpa: int, size: int) -> None:
+        """DMA, a loader or the host."""
+        self._store(cpu.retired, cpu.rip, gpa, 0, 0, min(size, 0xFFFF_FFFF), StoreBy.DMA)
 
     def _store(self, retired: int, rip: int, gpa: int, linear: int, value: int, size: int, by: int) -> None:
+        if self._ranges and not any(gpa < one.stop and gpa + size > one.start for one in self._ranges):
+            return  # beside it in the same page
         rows = self._stores
         rows.append((retired, rip, gpa, linear, value, size, by, 0))
         if len(rows) >= EXIT_CHUNK:
@@ -224,7 +300,7 @@ class Recorder(CpuWatcher):
 
     def _add(self, kind: Kind, packed: bytes, count: int) -> None:
         """Put rows behind those of their kind; complete chunks go to the file at once."""
-        if self.stopped:
+        if self.stopped or self._closed:
             return
         stream = self._streams[kind]
         size = stream.rows * stream.size
@@ -244,16 +320,17 @@ class Recorder(CpuWatcher):
         except OSError as error:
             self._fail(error)
 
-    def _complete(self, stream: _Stream, rows: bytes) -> None:
+    def _complete(self, stream: _Stream, rows: bytes | Columns) -> None:
         """Write a complete chunk where the small ones were."""
-        if self._end + len(rows) > self._limit:
+        if self._end + stream.rows * stream.size > self._limit:
             self._fill_up(stream, rows)
             return
         data = self._chunk(stream, rows, final=True)
+        self._skipped_safe = 0
         for other in self._streams.values():
             other.safe = 0
         tail = self._end > self._final_end
-        self._write(self._final_end, data)
+        self._write(self._final_end, *data)
         self._final_end = self._end
         if tail:
             self._cut()
@@ -263,64 +340,85 @@ class Recorder(CpuWatcher):
     def _write_tail(self) -> None:
         """Write what is not in the file yet as small chunks behind the complete ones."""
         for stream in self._streams.values():
-            if len(stream.pending) > stream.safe and self._fits(len(stream.pending) - stream.safe):
-                self._write(self._end, self._chunk(stream, bytes(stream.pending[stream.safe :]), final=False))
+            if self._end + len(stream.pending) - stream.safe > self._limit:
+                self._fill_up(stream, bytes(stream.pending))
+                return
+            if len(stream.pending) > stream.safe:
+                self._write(
+                    self._end, *self._chunk(stream, bytes(stream.pending[stream.safe :]), final=False)
+                )
                 stream.safe = len(stream.pending)
         self._file.flush()
 
-    def _chunk(self, stream: _Stream, rows: bytes, *, final: bool) -> bytes:
-        """The bytes of one chunk, with the index of the lines that its stores touch."""
+    def _chunk(self, stream: _Stream, rows: bytes | Columns, *, final: bool) -> list[bytes | memoryview]:
+        """The parts of one chunk, with the index of the lines that its stores touch."""
         kind = stream.kind
-        table = np.frombuffer(rows, ROW_TYPES[kind])
+        payload, columns, count = b"", None, stream.rows
+        if not isinstance(rows, bytes):
+            columns = rows
+        else:
+            payload, count = rows, len(rows) // stream.size
+            if kind in COLUMN_KINDS:
+                columns = columns_of(kind, rows)
         # Exits of several vCPUs are in the order in which they were answered, which need not be that of time.
-        counts = table["retired"]
-        where = table["address"] if kind in (Kind.EXITS, Kind.STORES) else None
+        retired = addresses = (0, 0)
+        if columns is not None:
+            retired = columns["retired"].least, columns["retired"].most
+            if kind in (Kind.EXITS, Kind.STORES):
+                addresses = columns["address"].least, columns["address"].most
+        elif kind is not Kind.WORDS:
+            counts = np.frombuffer(payload, ROW_TYPES[kind])["retired"]
+            retired = int(counts.min()), int(counts.max())
         first = stream.first + (0 if final else stream.safe // stream.size)
-        base = self._skipped + (0 if final else _skipped_in(stream.pending[: stream.safe], kind))
-        data = chunk_bytes(
-            kind, rows, first=first, base_ns=base if kind is Kind.EXITS else 0,
-            retired=(int(counts.min()), int(counts.max())),
-            addresses=(0, 0) if where is None else (int(where.min()), int(where.max())),
+        base = self._skipped + (0 if final else self._skipped_safe)
+        data: list[bytes | memoryview] = []
+        if kind is Kind.EXITS and columns is not None:
+            data.append(self._new_devices(columns["device"]))
+        data += chunk_parts(
+            kind, payload, columns=columns, count=count, first=first,
+            base_ns=base if kind is Kind.EXITS else 0, retired=retired, addresses=addresses,
             deflate=self._compress,
         )  # fmt: skip
         if kind is Kind.STORES:
-            lines = _lines(table)
+            lines = _lines(np.frombuffer(payload, STORE_TYPE))
             if lines.nbytes <= CHUNK_LIMIT:  # without its index the chunk is merely read
-                data += chunk_bytes(
-                    Kind.STORE_LINES, lines.tobytes(), first=first,
-                    retired=(int(counts.min()), int(counts.max())), addresses=(int(lines[0]), int(lines[-1])),
+                data += chunk_parts(
+                    Kind.STORE_LINES, lines.tobytes(), first=first, retired=retired,
+                    addresses=(int(lines[0]), int(lines[-1])),
                 )  # fmt: skip
-        if kind is Kind.EXITS:
-            data = self._new_devices(table) + data
+        skipped = _skipped(columns, count) if kind is Kind.EXITS and columns is not None else 0
         if final:
-            stream.first += len(table)
-            if kind is Kind.EXITS:
-                self._skipped += _skipped_in(rows, kind)
+            stream.first += count
+            self._skipped += skipped
+        else:
+            self._skipped_safe += skipped
         return data
 
-    def _new_devices(self, table: np.ndarray[Any, Any]) -> bytes:
+    def _new_devices(self, column: Column) -> bytes:
         """The table of names again if a device came after the last one."""
-        if int(table["device"].max()) < len(self._devices):
+        most = column.most
+        if most == NOBODY and column.values is not None:
+            most = int(column.values[column.values != NOBODY].max())
+        if most < len(self._devices) or most == NOBODY:
             return b""
         self._devices = _device_names(self._vm)
         return chunk_bytes(Kind.DEVICES, _json(self._devices))
 
-    def _fill_up(self, stream: _Stream, rows: bytes) -> None:
+    def _fill_up(self, stream: _Stream, rows: bytes | Columns) -> None:
         """Write as many of these rows as the limit allows, and end the recording."""
         room = self._limit - self._final_end - 2 * CHUNK_HEAD.size
         count = room // (stream.size + 2 * ROW_TYPES[Kind.STORE_LINES].itemsize)
         if count > 0:
-            stream.safe = 0
-            self._write(self._final_end, self._chunk(stream, rows[: count * stream.size], final=False))
+            stream.safe = self._skipped_safe = 0
+            if not isinstance(rows, bytes):
+                rows = unpacked_columns(stream.kind, stream.rows, packed_columns(rows)) or b""
+            self._write(self._final_end, *self._chunk(stream, rows[: count * stream.size], final=False))
             self._cut()
         self._full()
 
-    def _fits(self, size: int) -> bool:
-        """Whether the record stays within its limit; if not, the recording ends."""
-        if self._end + size <= self._limit:
-            return True
-        self._full()
-        return False
+    def _pending(self) -> int:
+        """Bytes of the rows behind the last complete chunks."""
+        return sum(len(stream.pending) for stream in self._streams.values())
 
     def _full(self) -> None:
         self._stop(
@@ -337,9 +435,12 @@ class Recorder(CpuWatcher):
         self.failed = True
         self._stop(f"recording to {self._name()} ended: it cannot be written ({_reason(error)})")
 
-    def _write(self, at: int, data: bytes) -> None:
-        self._file.seek(at)
+    def _write(self, at: int, *parts: bytes | memoryview) -> None:
+        data = b"".join(parts)
+        if self._file.tell() != at:
+            self._file.seek(at)
         self._file.write(data)
+        self._file.flush()  # a chunk is worth a write of its own: what is in a buffer dies with the process
         self._end = at + len(data)
 
     def _cut(self) -> None:
@@ -382,12 +483,15 @@ class Recorder(CpuWatcher):
         self._closed = True
         self._detach()
         try:
+            if not self.stopped and self._final_end + self._pending() > self._limit:
+                self._write_tail()  # as much as may be
             if not self.stopped:
-                data = b"".join(
-                    self._chunk(stream, bytes(stream.pending), final=True)
+                data = [
+                    part
                     for stream in self._streams.values()
                     if stream.pending
-                )
+                    for part in self._chunk(stream, bytes(stream.pending), final=True)
+                ]
                 for stream in self._streams.values():
                     stream.pending.clear()
                 end = {
@@ -395,7 +499,7 @@ class Recorder(CpuWatcher):
                     "ns": self._vm.now_ns(),
                     "rows": {stream.kind.name.lower(): stream.first for stream in self._streams.values()},
                 }
-                self._write(self._final_end, data + chunk_bytes(Kind.END, _json(end)))
+                self._write(self._final_end, *data, *chunk_parts(Kind.END, _json(end)))
                 self._cut()
             if self.path is not None:
                 self._file.close()
@@ -422,8 +526,8 @@ class Recorder(CpuWatcher):
     def _drain(self) -> None:
         if self._stores:
             self._take_stores()
-        if self._listens() and self._vm.exit_log:
-            self.take(self._vm.exit_log)
+        if self._listens() and self._vm.exit_log is not None:
+            self._take_rows(self._vm.exit_log)
 
     def _listens(self) -> bool:
         return self._vm.exit_sink == self.take
@@ -434,11 +538,9 @@ class Recorder(CpuWatcher):
         self.stepwise = False
         if self._listens():
             vm.exit_log = vm.exit_sink = None
-        if self._unwatched is not None:
-            vm.memory.on_write = self._host_write
-            if vm.current_vcpu() is None:
-                unwatch(self._cpu, self._unwatched)
-                self._unwatched = None
+        if self._watching and vm.current_vcpu() is None:
+            unwatch(self._cpu, self)
+            self._watching = False
 
 
 class _Stream:
@@ -457,7 +559,7 @@ class _Stream:
 
 
 def identity(
-    vm: AxVM, devices: Iterable[str], skipped: int, stores: bool, instructions: bool,
+    vm: AxVM, devices: Iterable[str], skipped: int, stores: bool | Sequence[range], instructions: bool,
     registers: list[str], command: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What the header says: the machine and its guest. Nothing of it depends on engine, host or time."""
@@ -489,7 +591,7 @@ def identity(
         "guest": guest,
         "devices": list(devices),
         "kinds": list(KINDS),
-        "stores": stores,
+        "stores": stores if isinstance(stores, bool) else [[one.start, one.stop] for one in stores],
         "instructions": instructions,
         "registers": registers if instructions else [],
         "registers_at_start": {
@@ -507,12 +609,15 @@ def _register_names(cpu: Cpu) -> list[str]:
     return [name for name in snapshot(cpu) if not name.startswith("msr ")]
 
 
-def _skipped_in(rows: bytes | bytearray, kind: Kind) -> int:
+def _skipped(columns: Columns, count: int) -> int:
     """Virtual time in ns that the halts among these exits skipped."""
-    if kind is not Kind.EXITS or not rows:
+    kinds, values = columns["kind"], columns["value"]
+    if not kinds.least <= HALT <= kinds.most:
         return 0
-    table = np.frombuffer(bytes(rows), EXIT_TYPE)
-    return int(table["value"][table["kind"] == HALT].sum())
+    if values.values is None:
+        halts = count if kinds.values is None else int((kinds.values == HALT).sum())
+        return values.least * halts
+    return int((values.values if kinds.values is None else values.values[kinds.values == HALT]).sum())
 
 
 def _lines(table: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:

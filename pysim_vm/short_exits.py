@@ -30,18 +30,20 @@ from pysim_vm.exit_kinds import (
     SYS_REG_READ,
     SYS_REG_WRITE,
 )
+from pysim_vm.exit_log import SITES_MAX, ExitLog
 from pysim_vm.vcpu import VCpu
 
-EXIT_CHUNK: Final = 2_048  # entries after which the log is handed on: few enough for the host CPU's cache
-LOG_SLICE: Final = 4_096  # instructions after which the log is looked at
-SITES_MAX: Final = 1 << 16  # addresses known per bus, width and direction: a guest may sweep them all
+EXIT_CHUNK: Final = 8_192  # entries after which the log is handed on: few enough for the host CPU's cache
+LOG_SLICE: Final = 16_384  # instructions after which the log is looked at
 LINES: Final = 64  # interrupt lines that the mask of a log entry has room for
 
-ExitRow = tuple[int, int, int, int, int, int, int, int, int]
-"""One exit: (retired, vcpu_id, rip, kind, address, width, value, device, raised)."""
+READ_KIND: Final = {BusKind.MMIO: MMIO_READ, BusKind.PORT: IO_READ, BusKind.SYS_REG: SYS_REG_READ}
+WRITE_KIND: Final = {BusKind.MMIO: MMIO_WRITE, BusKind.PORT: IO_WRITE, BusKind.SYS_REG: SYS_REG_WRITE}
 
-Reader = Callable[[int, int], int]
-Writer = Callable[[int, int, int], None]
+Reader = tuple[Callable[[int, int], int], int, int, BusEntry | None, int, int]
+"""Who answers a read: the device's method, offset, mask, window, the device's number, site."""
+Writer = tuple[Callable[[int, int, int], None], int, BusEntry | None, int, int]
+"""Who takes a write: the device's method, offset, window, the device's number, site."""
 
 
 @dataclass(slots=True)
@@ -98,16 +100,18 @@ class ShortExits:
         cpu, vcpu_id = vcpu.cpu, vcpu.id()
         leave_port_in, leave_port_out = cpu.leave_port_in, cpu.leave_port_out
         leave_sys_reg_read, leave_sys_reg_write = cpu.leave_sys_reg_read, cpu.leave_sys_reg_write
-        log: list[ExitRow] | None = None
+        log: ExitLog | None = None
+        columns = ExitLog()
+        retireds, rips, sites, values = columns.retired, columns.rip, columns.site, columns.value
         raised = 0
         port_reads = port_writes = mmio_reads = mmio_writes = reg_reads = reg_writes = 0
-        # By width: address -> (the device's method, offset, mask of the width, window, the device's number)
-        port_readers: list[dict[int, tuple[Reader, int, int, BusEntry | None, int]]] = [{} for _ in range(9)]
-        port_writers: list[dict[int, tuple[Writer, int, BusEntry | None, int]]] = [{} for _ in range(9)]
-        mmio_readers: list[dict[int, tuple[Reader, int, int, BusEntry | None, int]]] = [{} for _ in range(65)]
-        mmio_writers: list[dict[int, tuple[Writer, int, BusEntry | None, int]]] = [{} for _ in range(65)]
-        reg_readers: dict[int, tuple[Reader, int, int, BusEntry | None, int]] = {}
-        reg_writers: dict[int, tuple[Writer, int, BusEntry | None, int]] = {}
+        # By width: address -> who is there
+        port_readers: list[dict[int, Reader]] = [{} for _ in range(9)]
+        port_writers: list[dict[int, Writer]] = [{} for _ in range(9)]
+        mmio_readers: list[dict[int, Reader]] = [{} for _ in range(65)]
+        mmio_writers: list[dict[int, Writer]] = [{} for _ in range(65)]
+        reg_readers: dict[int, Reader] = {}
+        reg_writers: dict[int, Writer] = {}
 
         def forget() -> None:
             for reads in (*port_readers, *mmio_readers, reg_readers):
@@ -115,9 +119,14 @@ class ShortExits:
             for writes in (*port_writers, *mmio_writers, reg_writers):
                 writes.clear()
 
-        def set_log(rows: list[ExitRow] | None) -> None:
-            nonlocal log
-            log = rows
+        def set_log(noted: ExitLog | None) -> None:
+            nonlocal log, retireds, rips, sites, values
+            forget()  # the sites are those of another log
+            if vcpu.answering >= 0:
+                cpu.exit_ip = -1  # the exit under way has no site in this one: on along the full way
+            log = noted
+            if log is not None:
+                retireds, rips, sites, values = log.retired, log.rip, log.site, log.value
 
         def on_line(number: int, level: bool) -> None:
             nonlocal raised
@@ -143,8 +152,16 @@ class ShortExits:
                 return False
             return not any(devices.port.find(address + n) for n in range(width))
 
-        def reader(kind: BusKind, table: dict[int, tuple[Reader, int, int, BusEntry | None, int]],
-                   address: int, width: int) -> bool:  # fmt: skip
+        def site(kind: int, address: int, width: int, number: int) -> int:
+            """The number that the log gives this access."""
+            if log is None:
+                return 0
+            if log.full:
+                forget()
+                log.forget_sites()
+            return log.site_number(vcpu_id, kind, address, width, number)
+
+        def reader(kind: BusKind, table: dict[int, Reader], address: int, width: int) -> bool:
             """Fill in who answers; False if only the full way can tell."""
             if kind is BusKind.MMIO and address & PAGE - 1 > PAGE - width:
                 return False  # in the guest's eyes the next page may be anywhere
@@ -153,15 +170,15 @@ class ShortExits:
                 return False
             if len(table) >= SITES_MAX:
                 table.clear()
+            number = devices.device_number(None if entry is None else entry.device)
+            here = site(READ_KIND[kind], address, width, number)
             if entry is None:
-                table[address] = _float, 0, ones(width), None, -1
+                table[address] = _float, 0, ones(width), None, number, here
             else:
-                number = devices.device_number(entry.device)
-                table[address] = entry.read, address + entry.delta, ones(width), entry, number
+                table[address] = entry.read, address + entry.delta, ones(width), entry, number, here
             return True
 
-        def writer(kind: BusKind, table: dict[int, tuple[Writer, int, BusEntry | None, int]],
-                   address: int, width: int) -> bool:  # fmt: skip
+        def writer(kind: BusKind, table: dict[int, Writer], address: int, width: int) -> bool:
             if kind is BusKind.MMIO and address & PAGE - 1 > PAGE - width:
                 return False  # in the guest's eyes the next page may be anywhere
             entry = devices.whole_window(kind, address, width, writes=True)
@@ -169,12 +186,12 @@ class ShortExits:
                 return False
             if len(table) >= SITES_MAX:
                 table.clear()
+            number = devices.device_number(None if entry is None else entry.device)
+            here = site(WRITE_KIND[kind], address, width, number)
             if entry is None:
-                table[address] = _ignore, 0, None, -1
+                table[address] = _ignore, 0, None, number, here
             else:
-                table[address] = (
-                    entry.write, address + entry.delta, entry, devices.device_number(entry.device)
-                )  # fmt: skip
+                table[address] = entry.write, address + entry.delta, entry, number, here
             return True
 
         def leave(reason: ExitReason, value: int, error: BaseException | None, number: int) -> VmExit:
@@ -208,11 +225,11 @@ class ShortExits:
             if ip < 0:
                 return leave_port_in(port, size)
             try:
-                read, offset, mask, entry, number = port_readers[size][port]
+                read, offset, mask, entry, number, here = port_readers[size][port]
             except KeyError:
                 if not reader(BusKind.PORT, port_readers[size], port, size):
                     return leave_port_in(port, size)
-                read, offset, mask, entry, number = port_readers[size][port]
+                read, offset, mask, entry, number, here = port_readers[size][port]
             port_reads += 1
             raised = 0
             following = cpu.rip
@@ -228,7 +245,12 @@ class ShortExits:
             cpu.rip = following
             retired = cpu.retired
             if log is not None:
-                log.append((retired, vcpu_id, ip, IO_READ, port, size, value, number, raised))
+                retireds.append(retired)
+                rips.append(ip)
+                sites.append(here)
+                values.append(value)
+                if raised:
+                    log.raised(raised)
             if cpu.taken_at == retired:
                 cpu.take(value)
             else:
@@ -243,12 +265,12 @@ class ShortExits:
                 leave_port_out(port, size, value)
                 return
             try:
-                write, offset, entry, number = port_writers[size][port]
+                write, offset, entry, number, here = port_writers[size][port]
             except KeyError:
                 if not writer(BusKind.PORT, port_writers[size], port, size):
                     leave_port_out(port, size, value)
                     return
-                write, offset, entry, number = port_writers[size][port]
+                write, offset, entry, number, here = port_writers[size][port]
             port_writes += 1
             raised = 0
             following = cpu.rip
@@ -265,7 +287,12 @@ class ShortExits:
             vcpu.answering = -1
             cpu.rip = following
             if log is not None:
-                log.append((cpu.retired, vcpu_id, ip, IO_WRITE, port, size, value, number, raised))
+                retireds.append(cpu.retired)
+                rips.append(ip)
+                sites.append(here)
+                values.append(value)
+                if raised:
+                    log.raised(raised)
             # Nothing in OUT or in an element of OUTS comes after this: no need to keep the answer
 
         def mmio_load(gpa: int, size: int) -> int | None:
@@ -274,11 +301,11 @@ class ShortExits:
             if ip < 0:
                 return None
             try:
-                read, offset, mask, entry, number = mmio_readers[size][gpa]
+                read, offset, mask, entry, number, here = mmio_readers[size][gpa]
             except KeyError:
                 if not reader(BusKind.MMIO, mmio_readers[size], gpa, size):
                     return None
-                read, offset, mask, entry, number = mmio_readers[size][gpa]
+                read, offset, mask, entry, number, here = mmio_readers[size][gpa]
             mmio_reads += 1
             raised = 0
             following = cpu.rip
@@ -294,7 +321,12 @@ class ShortExits:
             cpu.rip = following
             retired = cpu.retired
             if log is not None:
-                log.append((retired, vcpu_id, ip, MMIO_READ, gpa, size, value, number, raised))
+                retireds.append(retired)
+                rips.append(ip)
+                sites.append(here)
+                values.append(value)
+                if raised:
+                    log.raised(raised)
             if cpu.taken_at == retired:
                 cpu.take(value)
             else:
@@ -308,11 +340,11 @@ class ShortExits:
             if ip < 0:
                 return False
             try:
-                write, offset, entry, number = mmio_writers[size][gpa]
+                write, offset, entry, number, here = mmio_writers[size][gpa]
             except KeyError:
                 if not writer(BusKind.MMIO, mmio_writers[size], gpa, size):
                     return False
-                write, offset, entry, number = mmio_writers[size][gpa]
+                write, offset, entry, number, here = mmio_writers[size][gpa]
             mmio_writes += 1
             raised = 0
             following = cpu.rip
@@ -330,7 +362,12 @@ class ShortExits:
             cpu.rip = following
             retired = cpu.retired
             if log is not None:
-                log.append((retired, vcpu_id, ip, MMIO_WRITE, gpa, size, value, number, raised))
+                retireds.append(retired)
+                rips.append(ip)
+                sites.append(here)
+                values.append(value)
+                if raised:
+                    log.raised(raised)
             if cpu.taken_at == retired:
                 cpu.take(0)
             else:
@@ -345,11 +382,11 @@ class ShortExits:
                 return leave_sys_reg_read(index)
             width = SYS_REG_BYTES
             try:
-                read, offset, mask, entry, number = reg_readers[index]
+                read, offset, mask, entry, number, here = reg_readers[index]
             except KeyError:
                 if not reader(BusKind.SYS_REG, reg_readers, index, width):
                     return leave_sys_reg_read(index)
-                read, offset, mask, entry, number = reg_readers[index]
+                read, offset, mask, entry, number, here = reg_readers[index]
             reg_reads += 1
             raised = 0
             following = cpu.rip
@@ -366,7 +403,12 @@ class ShortExits:
             vcpu.answering = -1
             cpu.rip = following
             if log is not None:
-                log.append((cpu.retired, vcpu_id, ip, SYS_REG_READ, index, width, value, number, raised))
+                retireds.append(cpu.retired)
+                rips.append(ip)
+                sites.append(here)
+                values.append(value)
+                if raised:
+                    log.raised(raised)
             return value  # RDMSR and WRMSR take no other exit: no need to keep the answer
 
         def sys_reg_write(index: int, value: int) -> None:
@@ -377,12 +419,12 @@ class ShortExits:
                 return
             width = SYS_REG_BYTES
             try:
-                write, offset, entry, number = reg_writers[index]
+                write, offset, entry, number, here = reg_writers[index]
             except KeyError:
                 if not writer(BusKind.SYS_REG, reg_writers, index, width):
                     leave_sys_reg_write(index, value)
                     return
-                write, offset, entry, number = reg_writers[index]
+                write, offset, entry, number, here = reg_writers[index]
             reg_writes += 1
             raised = 0
             following = cpu.rip
@@ -399,7 +441,12 @@ class ShortExits:
             vcpu.answering = -1
             cpu.rip = following
             if log is not None:
-                log.append((cpu.retired, vcpu_id, ip, SYS_REG_WRITE, index, width, value, number, raised))
+                retireds.append(cpu.retired)
+                rips.append(ip)
+                sites.append(here)
+                values.append(value)
+                if raised:
+                    log.raised(raised)
 
         self.forget, self.set_log, self.on_line = forget, set_log, on_line
         self.take_raised, self.take_counts = take_raised, take_counts

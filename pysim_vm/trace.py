@@ -24,6 +24,7 @@ from pysim_vm.errors import AxErrorKind
 from pysim_vm.record_format import (
     LINE_SHIFT,
     MSR_REGISTER,
+    NO_ERROR_CODE,
     ROW_TYPES,
     Event,
     Kind,
@@ -33,10 +34,10 @@ from pysim_vm.record_format import (
 )
 from pysim_vm.report import Change, changes
 from pysim_vm.trace_record import Array, Block, Record, Test
-from pysim_vm.trace_rows import ExitRow, InstructionRow, StoreRow
+from pysim_vm.trace_rows import EventRow, ExitRow, InstructionRow, StoreRow
 from pysim_vm.trace_where import condition
 
-Row = TypeVar("Row", bound=ExitRow | StoreRow | InstructionRow)
+Row = TypeVar("Row", bound=ExitRow | StoreRow | InstructionRow | EventRow)
 Tests = tuple[Test, ...]
 Picked = range | npt.NDArray[np.int64]
 
@@ -119,6 +120,21 @@ class Rows(Generic[Row]):
             if len(block.numbers):
                 yield block
 
+    def __repr__(self) -> str:
+        # Without a look into the file: a selection is counted when it is asked for
+        count = "chosen" if self._tests else f"{len(self._picked):,}"
+        return f"<{type(self).__name__}: {count} {self.kind.name.lower()} of {self.record.name}>"
+
+    def __str__(self) -> str:
+        from pysim_vm.display_exits import rows_picture
+
+        return str(rows_picture(self))
+
+    def _repr_html_(self) -> str:
+        from pysim_vm.display_exits import rows_picture
+
+        return rows_picture(self)._repr_html_()
+
     def __iter__(self) -> Iterator[Row]:
         make: Callable[[Record, Block], Iterator[Any]] = _MAKERS[self.kind]
         for block in self.blocks():
@@ -150,7 +166,7 @@ class Trace(Rows[ExitRow]):
     """The exits of a record, or a selection of them.
 
     `header` is the record's identity, `notes` are sentences about a file that was not closed or is cut short,
-    `stores` and `instructions` are the other rows, where they were recorded.
+    `events` are exceptions and interrupts; `stores` and `instructions` are rows where they were recorded.
     """
 
     def __init__(
@@ -228,6 +244,16 @@ class Trace(Rows[ExitRow]):
         return Rows(self.record, Kind.INSTRUCTIONS)
 
     @property
+    def events(self) -> Rows[EventRow]:
+        """Exceptions, interrupts, INT n and the shutdown, in their order."""
+        return Rows(self.record, Kind.EVENTS)
+
+    @property
+    def exceptions(self) -> Rows[EventRow]:
+        """The exceptions among the events, each with the check that failed."""
+        return self.events.where(event="exception")
+
+    @property
     def retired(self) -> int:
         """Instructions retired when the recording ended, or at its last row if it was never closed."""
         end = self.record.end.get("retired")
@@ -243,7 +269,7 @@ class Trace(Rows[ExitRow]):
         """Who wrote the byte at guest-physical `address` (or the port, or the MSR), the newest write first.
 
         RAM needs a record of stores, device memory does not. `before` is a retired count: only writes before
-        it. At most `limit` rows. AxError if RAM is asked for in a record without stores.
+        it. At most `limit` rows. AxError if RAM is asked for in a record without its stores.
         """
         end = 1 << 64 if before is None else before
         if address is None:
@@ -253,8 +279,14 @@ class Trace(Rows[ExitRow]):
         else:
             conditions = {"gpa": address}
         writes: list[ExitRow | StoreRow] = []
-        if address is not None and self.record.header.get("stores") is True:
+        if address is not None and self.record.holds_stores_to(address):
             writes += _stores_at(self.record, address, end, limit)
+        elif address is not None and self.record.in_ram(address) and self.record.header.get("stores"):
+            raise RecordError(
+                f"who_wrote({address:#x}): {self.record.name} holds the stores to other addresses; record "
+                f"with --record-stores-to {address:#x} (in Python: stores=[range(...)])",
+                AxErrorKind.InvalidInput,
+            )
         elif address is not None and self.record.in_ram(address):
             raise RecordError(
                 f"who_wrote({address:#x}): that is RAM, and {self.record.name} holds no stores; record with "
@@ -340,6 +372,17 @@ def _instruction_rows(record: Record, block: Block) -> Iterator[InstructionRow]:
         )  # fmt: skip
 
 
+def _event_rows(record: Record, block: Block) -> Iterator[EventRow]:
+    names = [member.name.lower() for member in Event]
+    for number, row in zip(block.numbers.tolist(), block.table.tolist(), strict=True):
+        retired, rip, vcpu, event, vector, nested, cpl, error_code, address, words, length = row
+        yield EventRow(
+            number, retired, vcpu, rip, record.symbol(rip), names[event] if event < len(names) else "",
+            vector, None if error_code == NO_ERROR_CODE else error_code, address, cpl, bool(nested),
+            record.words(words, length),
+        )  # fmt: skip
+
+
 def _flag_by_flag(found: Iterable[Change]) -> tuple[Change, ...]:
     """RFLAGS as the flags that changed, as `step` shows them."""
     shown: list[Change] = []
@@ -366,6 +409,7 @@ _MAKERS: Final[Mapping[Kind, Callable[[Record, Block], Iterator[Any]]]] = {
     Kind.EXITS: _exit_rows,
     Kind.STORES: _store_rows,
     Kind.INSTRUCTIONS: _instruction_rows,
+    Kind.EVENTS: _event_rows,
 }
 
 

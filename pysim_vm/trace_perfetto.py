@@ -24,13 +24,12 @@ TRACK_DESCRIPTOR: Final = 60
 # TrackDescriptor
 UUID: Final = 1
 NAME: Final = 2
-PROCESS: Final = 3
 PARENT_UUID: Final = 5
 COUNTER: Final = 8
-PID: Final = 1  # ProcessDescriptor
-PROCESS_NAME: Final = 6
-UNIT: Final = 3  # CounterDescriptor
-UNIT_COUNT: Final = 2
+CHILD_ORDERING: Final = 11
+SIBLING_RANK: Final = 12
+EXPLICIT: Final = 3  # ChildTracksOrdering: by rank
+UNIT_NAME: Final = 6  # CounterDescriptor
 # TrackEvent
 CATEGORIES: Final = 22
 DEBUG_ANNOTATIONS: Final = 4
@@ -74,6 +73,8 @@ def write_perfetto(trace: Trace, file: BinaryIO) -> int:
                     file.write(_counter((window + 1) * COUNTER_STEP_NS, EXITS_UUID, 0))
             file.write(_counter(ns, RETIRED_UUID, min(row.retired, NS_MAX)))
             window, in_window = ns // COUNTER_STEP_NS, 0
+        elif row.reason == "halt":
+            file.write(_counter(ns, RETIRED_UUID, min(row.retired, NS_MAX)))  # as far as it came before
         in_window += 1
         for packet in _exit(trace, row, ns):
             file.write(packet)
@@ -84,22 +85,25 @@ def write_perfetto(trace: Trace, file: BinaryIO) -> int:
 
 
 def _descriptors(trace: Trace) -> Iterator[bytes]:
-    """The tracks: the machine as a process, below it vCPUs, devices and counters."""
+    """The tracks: the machine, below it vCPUs, counters and devices. It is no process: Perfetto would sort
+    those of a process by name."""
     header = trace.header.get("vm")
     about = header if isinstance(header, dict) else {}
     name = f"VM[{about.get('id', 0)}] {about.get('name', '')}".strip()
-    process = _number(PID, 1) + _text(PROCESS_NAME, name)
     yield _packet(
-        _message(TRACK_DESCRIPTOR, _number(UUID, MACHINE_UUID) + _message(PROCESS, process))
+        _message(
+            TRACK_DESCRIPTOR,
+            _number(UUID, MACHINE_UUID) + _text(NAME, name) + _number(CHILD_ORDERING, EXPLICIT),
+        )
         + _number(SEQUENCE_FLAGS, STATE_CLEARED)
     )
     vcpus = about.get("vcpus", 1)
     for number in range(vcpus if isinstance(vcpus, int) and 0 < vcpus <= 256 else 1):
-        yield _track(VCPU_UUID + number, f"vCPU {number}")
+        yield _track(VCPU_UUID + number, f"vCPU {number}", number)
+    yield _track(EXITS_UUID, "exits per ms", 1_000, _text(UNIT_NAME, "exits"))
+    yield _track(RETIRED_UUID, "instructions retired", 1_001, _text(UNIT_NAME, "instructions"))
     for number, device in enumerate(trace.record.devices):
-        yield _track(DEVICE_UUID + number, device)
-    yield _track(EXITS_UUID, "exits per ms", _number(UNIT, UNIT_COUNT))
-    yield _track(RETIRED_UUID, "instructions retired", _number(UNIT, UNIT_COUNT))
+        yield _track(DEVICE_UUID + number, device, 2_000 + number)
 
 
 def _exit(trace: Trace, row: ExitRow, ns: int) -> Iterator[bytes]:
@@ -133,8 +137,9 @@ def _annotation(name: str, value: bytes) -> bytes:
     return _message(DEBUG_ANNOTATIONS, _text(ANNOTATION_NAME, name) + value)
 
 
-def _track(uuid: int, name: str, counter: bytes | None = None) -> bytes:
+def _track(uuid: int, name: str, rank: int, counter: bytes | None = None) -> bytes:
     fields = _number(UUID, uuid) + _text(NAME, name) + _number(PARENT_UUID, MACHINE_UUID)
+    fields += _number(SIBLING_RANK, rank)
     if counter is not None:
         fields += _message(COUNTER, counter)
     return _packet(_message(TRACK_DESCRIPTOR, fields))

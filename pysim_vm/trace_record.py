@@ -51,7 +51,7 @@ class Record:
         self.start_retired = self._number(start.get("retired") if isinstance(start, dict) else None, 0, M64)
         self.chunks: dict[Kind, list[Chunk]] = {}
         self.firsts: dict[Kind, list[int]] = {}
-        for kind in (Kind.EXITS, Kind.STORES, Kind.INSTRUCTIONS, Kind.CHANGES):
+        for kind in (Kind.EXITS, Kind.STORES, Kind.INSTRUCTIONS, Kind.CHANGES, Kind.EVENTS, Kind.WORDS):
             found = file.of_kind(kind)
             expected = 0
             for chunk in found:
@@ -68,6 +68,7 @@ class Record:
         end = file.document(Kind.END)
         self.end: dict[str, Any] = end if isinstance(end, dict) else {}
         self._cached: tuple[Chunk, Array] | None = None
+        self._cached_words: tuple[Chunk, bytes] | None = None
 
     def _names(self, what: str, value: object, limit: int) -> list[str]:
         if not isinstance(value, list) or len(value) > limit or not all(isinstance(n, str) for n in value):
@@ -119,17 +120,37 @@ class Record:
         location = self.symbols.lookup(address)
         return "" if location is None else str(location)
 
+    def words(self, at: int, length: int) -> str:
+        """The sentence in bytes [at, at + length) of the WORDS; what a killed recording lost is missing."""
+        found = b""
+        for chunk in self.chunks[Kind.WORDS]:
+            if chunk.first < at + length and at < chunk.first + chunk.count:
+                payload = self._payload(chunk)
+                found += payload[max(0, at - chunk.first) : at + length - chunk.first]
+        return printable(found.decode("utf-8", "replace"), length)
+
+    def _payload(self, chunk: Chunk) -> bytes:
+        if self._cached_words is None or self._cached_words[0] is not chunk:
+            self._cached_words = chunk, self.file.payload(chunk)
+        return self._cached_words[1]
+
     def device(self, number: int) -> str:
         """The name of a device, "" for none."""
         return self.devices[number] if 0 <= number < len(self.devices) else ""
 
     def in_ram(self, address: int) -> bool:
         """Whether the machine had RAM there when the recording began."""
-        regions = self.header.get("memory")
-        if not isinstance(regions, list):
-            return False
-        pairs = [region for region in regions if isinstance(region, list) and len(region) == 2]
-        return any(
-            isinstance(base, int) and isinstance(size, int) and base <= address < base + size
-            for base, size in pairs
-        )
+        return any(base <= address < base + size for base, size in _pairs(self.header.get("memory")))
+
+    def holds_stores_to(self, address: int) -> bool:
+        """Whether stores to that address were recorded, in RAM or beside it."""
+        stores = self.header.get("stores")
+        return stores is True or any(start <= address < stop for start, stop in _pairs(stores))
+
+
+def _pairs(found: object) -> list[tuple[int, int]]:
+    """The pairs of numbers in a list of a header, whatever else may be in it."""
+    if not isinstance(found, list):
+        return []
+    pairs = [tuple(pair) for pair in found if isinstance(pair, list) and len(pair) == 2]
+    return [(one, two) for one, two in pairs if isinstance(one, int) and isinstance(two, int)]

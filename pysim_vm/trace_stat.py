@@ -93,6 +93,16 @@ class Stat:
             "rows": [row.as_dict() for row in self.rows],
         }
 
+    def __str__(self) -> str:
+        from pysim_vm.display_exits import stat_picture
+
+        return str(stat_picture(self))
+
+    def _repr_html_(self) -> str:
+        from pysim_vm.display_exits import stat_picture
+
+        return stat_picture(self)._repr_html_()
+
 
 def stat(trace: Trace, by: str = "reason") -> Stat:
     """Count the exits of a trace or of a selection, grouped by "reason", "device", "port", "address", "rip",

@@ -25,11 +25,13 @@ _PLAIN: Final[Mapping[Kind, tuple[str, ...]]] = {
     Kind.EXITS: ("retired", "vcpu", "rip", "address", "width", "value"),
     Kind.STORES: ("retired", "vcpu", "rip", "address", "linear", "size", "value"),
     Kind.INSTRUCTIONS: ("retired", "vcpu", "rip", "vector"),
+    Kind.EVENTS: ("retired", "vcpu", "rip", "vector", "nested", "cpl", "address"),
 }
 _SPECIAL: Final[Mapping[Kind, tuple[str, ...]]] = {
     Kind.EXITS: ("number", "ns", "reason", "device", "symbol", "direction", "irq", "gpa", "port", "msr"),
     Kind.STORES: ("number", "symbol", "by", "gpa"),
     Kind.INSTRUCTIONS: ("number", "symbol", "event"),
+    Kind.EVENTS: ("number", "symbol", "event"),
 }
 _BUSES: Final = {"gpa": ("mmio_read", "mmio_write"), "port": ("io_read", "io_write"),
                  "msr": ("sys_reg_read", "sys_reg_write")}  # fmt: skip

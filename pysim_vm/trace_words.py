@@ -23,10 +23,11 @@ from isa.exits import (
     SysRegWrite,
     SystemDown,
 )
-from pysim_vm.report import exit_kind, exit_words, value_words, vector_words
+from pysim_vm.report import VECTOR_NAMES, exit_kind, exit_words, value_words, vector_words
 
 ACCESSES: Final = ("mmio_read", "mmio_write", "io_read", "io_write", "sys_reg_read", "sys_reg_write")
 READS: Final = ("mmio_read", "io_read", "sys_reg_read")
+PAGE_FAULT: Final = 14
 NOBODY: Final = "nobody, an open bus"
 # Exits whose record has no more than their kind
 PLAIN_WORDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -35,6 +36,10 @@ PLAIN_WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "nothing": ("a pause for the caller", "exit"),
     "budget": ("the budget is used up", "exit"),
 }
+
+
+# By kind of software interrupt, as isa.interrupts numbers them; INT n needs no reason
+SOFTWARE_WORDS: Final = ("", "the guest executed INT3", "INTO with OF=1", "the guest executed INT1")
 
 
 def sentence(words: str, kind: str, answered_by: Sequence[str] = ()) -> str:
@@ -118,6 +123,12 @@ def store_sentence(by: str, address: int, linear: int, size: int, value: int) ->
     return f"store {where} <- {value_words(value, size)}{width}"
 
 
+def load_sentence(address: int, linear: int, size: int, value: int) -> str:
+    """`load [0x7bfe] -> 0x7c13 (2 bytes)`."""
+    at = f"[{address:#x}]" if linear == address else f"[{linear:#x}] (physical {address:#x})"
+    return f"load {at} -> {value_words(value, size)}" + ("" if size == 1 else f" ({size} bytes)")
+
+
 def event_sentence(event: str, vector: int) -> str:
     """What came in place of an instruction, or out of it; "" for a plain one."""
     if event == "interrupt":
@@ -125,6 +136,16 @@ def event_sentence(event: str, vector: int) -> str:
     if event == "exception":
         return f"exception, vector {vector_words(vector)}"
     return ""
+
+
+def exception_sentence(vector: int, error_code: int | None, address: int, why: str) -> str:
+    """`#PF(0x7) at 0x401000: user write, PTE at 0x3008 has R/W=0`."""
+    title = VECTOR_NAMES.get(vector, f"exception {vector:#x}")
+    if error_code is not None:
+        title += f"({error_code:#x})"
+    if vector == PAGE_FAULT:
+        title += f" at {address:#x}"
+    return f"{title}: {why}" if why else title
 
 
 def time_words(ns: float) -> str:

@@ -62,8 +62,8 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 def test_another_version_is_refused() -> None:
     data = bytearray(record())
-    struct.pack_into("<I", data, 8, 2)
-    with pytest.raises(RecordError, match="version 2, this program reads version 1"):
+    struct.pack_into("<I", data, 8, 3)
+    with pytest.raises(RecordError, match="version 3, this program reads versions up to 2"):
         RecordFile(bytes(data))
 
 
@@ -130,7 +130,7 @@ def test_chunks_out_of_order_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("at", "form", "value"),
-    [(4, "<H", 99), (6, "<H", 2), (8, "<I", 0xFFFF_FFFF), (12, "<I", 1), (24, "<Q", 1 << 62),
+    [(4, "<H", 99), (6, "<H", 4), (8, "<I", 0xFFFF_FFFF), (12, "<I", 1), (24, "<Q", 1 << 62),
      (32, "<Q", CHUNK_LIMIT * 2)],
 )  # fmt: skip
 def test_a_head_with_impossible_sizes_ends_the_record(at: int, form: str, value: int) -> None:

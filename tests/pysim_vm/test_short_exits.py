@@ -20,9 +20,10 @@ from pysim_vm import AxError, AxVM, Budget, ExitReason, Halt, Nothing, SystemDow
 from pysim_vm.axtypes import VmStatus
 from pysim_vm.demo import CALCULATOR_WINDOWS, ORIGIN, Calculator, image_path
 from pysim_vm.exit_kinds import IO_READ, IO_WRITE, KINDS, MMIO_READ, MMIO_WRITE
+from pysim_vm.exit_log import ExitLog, ExitRow
 from pysim_vm.lifecycle import VCpuState
 from pysim_vm.machine import vm_from_image
-from pysim_vm.short_exits import EXIT_CHUNK, LOG_SLICE, ExitRow, ShortExits
+from pysim_vm.short_exits import EXIT_CHUNK, LOG_SLICE, ShortExits
 from pysim_vm.vcpu import VCpu
 from tests.guests import guest
 from tests.isa.machine import CODE
@@ -188,11 +189,11 @@ def outcome(vm: AxVM, run: Callable[[AxVM], object]) -> tuple[Any, ...]:
     """The exits, counts, output, registers, time and RAM of a run."""
     rows: list[ExitRow] = []
 
-    def take(log: list[ExitRow]) -> None:
+    def take(log: ExitLog) -> None:
         rows.extend(log)
         log.clear()
 
-    vm.exit_log, vm.exit_sink = [], take
+    vm.exit_log, vm.exit_sink = ExitLog(), take
     result = str(run(vm))
     assert len(rows) >= sum(vm.exit_counts.values()) > 0
     return (
@@ -491,21 +492,21 @@ def test_the_log_is_handed_on_before_it_grows_large_and_when_run_vcpu_returns() 
         box()(vm)
         sizes: list[int] = []
 
-        def take(log: list[ExitRow], sizes: list[int] = sizes) -> None:
+        def take(log: ExitLog, sizes: list[int] = sizes) -> None:
             sizes.append(len(log))
             log.clear()
 
-        vm.exit_log, vm.exit_sink = [], take
+        vm.exit_log, vm.exit_sink = ExitLog(), take
         vm.run_vcpu(0, 40_001)
         assert sum(sizes) == 20_000 == vm.exit_counts["IoWrite"]
         assert all(EXIT_CHUNK <= size <= EXIT_CHUNK + LOG_SLICE for size in sizes[:-1])
         assert len(sizes) > 2
-        assert vm.exit_log == []
+        assert len(vm.exit_log) == 0
 
 
 def test_without_a_sink_the_log_stays_with_the_vm() -> None:
     vm = AxVM.from_asm("mov dx, 0x300\nout dx, al\nhlt")
     box()(vm)
-    vm.exit_log = []
+    vm.exit_log = ExitLog()
     vm.run_vcpu(0)
     assert [row[3] for row in vm.exit_log] == [IO_WRITE, KINDS.index("halt")]
