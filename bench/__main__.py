@@ -6,7 +6,6 @@ import argparse
 import platform
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench import guest_boots, targets
 from bench.bulk import BULK
@@ -15,19 +14,10 @@ from bench.kernels import KERNELS
 from bench.peers import installed
 from bench.single_steps import STEPS
 from bench.table import HEADER, Row, Work, mean_of, measured, measured_beside
+from bench.unit import cpu_name
 from bench.workloads import WORKLOADS
 
 WORK_ROUNDS, KERNEL_ROUNDS = 15, 5
-
-
-def cpu_name() -> str:
-    """The host CPU's name where Linux tells it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def show(works: Sequence[Work], engines: Sequence[str], rounds: int, only: str) -> list[Row]:
@@ -64,17 +54,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="what has this in its name")
     parser.add_argument("--kernels", action="store_true", help="only the compute kernels")
     parser.add_argument("--guests", action="store_true", help="only real guests, each booted once")
-    parser.add_argument("--targets", action="store_true", help="only what there are bounds for, as Markdown")
+    parser.add_argument(
+        "--targets",
+        action="store_true",
+        help="only what there are bounds for, as Markdown; "
+        "with --guests those of the boots, which take half an hour",
+    )
     options = parser.parse_args(arguments)
     engines = options.engine or ["step", "block"]
     rounds = max(options.rounds or 0, 2) if options.rounds is not None else None
     print(f"{platform.python_implementation()} {platform.python_version()} on {cpu_name()}")
     print("1 unit = one round of `x = (x + y) & M64` in a for loop; medians, the middle half beside them\n")
+    if options.targets:
+        targets.show(rounds or KERNEL_ROUNDS, targets.BOOT_TARGETS if options.guests else targets.TARGETS)
+        return 0
     if options.guests:
         guest_boots.show(engines, options.only)
-        return 0
-    if options.targets:
-        targets.show(rounds or KERNEL_ROUNDS)
         return 0
     print(HEADER)
     if not options.kernels:

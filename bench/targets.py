@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from bench import guest_boots, memory
 from bench.bulk import BULK
 from bench.exits import EXITS
 from bench.kernels import KERNELS
@@ -105,8 +106,32 @@ TARGETS = (
 )  # fmt: skip
 
 
-def show(rounds: int) -> None:
-    """Measure all of them and print the table."""
+@cache
+def boot_seconds(name: str) -> dict[str, float]:
+    """CPU seconds of a boot in the block engine: cold ("block"), and with the translations kept from that."""
+    (boot,) = (boot for boot in guest_boots.BOOTS if boot.name == name)
+    return {booted.engine: booted.seconds for booted in guest_boots.boots_of(boot, "block")}
+
+
+def seconds(name: str, row: str) -> Callable[[int], float]:
+    """Measures one of them."""
+    return lambda rounds: boot_seconds(name)[row]
+
+
+SHELL, DEFAULT = "Debian, shell", "Debian, default"
+BOOT_TARGETS = (
+    Target("Debian to the busybox prompt, cold", 100, "s", seconds(SHELL, "block"),
+           f'--guests --only "{SHELL}"'),
+    Target("the same with kept translations", 60, "s", seconds(SHELL, "kept"), f'--guests --only "{SHELL}"'),
+    Target("with the default command line, cold", 480, "s", seconds(DEFAULT, "block"),
+           f'--guests --only "{DEFAULT}"'),
+    Target("memory for each translated instruction after the boot", 2048, "bytes",
+           lambda rounds: memory.bytes_per_instruction(SHELL), "--targets --guests"),
+)  # fmt: skip
+
+
+def show(rounds: int, targets: Sequence[Target] = TARGETS) -> None:
+    """Measure them and print the table."""
     print(HEADER)
-    for target in TARGETS:
+    for target in targets:
         print(target.line(rounds), flush=True)
