@@ -15,8 +15,11 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from pysim_vm import __version__
+from pysim_vm.cli_bench import add_bench_commands
+from pysim_vm.cli_notebook import add_notebook_commands
 from pysim_vm.cli_records import add_commands, record_options
 from pysim_vm.cli_status import CommandError, ExitStatus
+from pysim_vm.cli_sweeps import add_sweep_commands
 from pysim_vm.cli_translations import add_translation_commands, engine_options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -136,6 +139,7 @@ def run(
     exit_path: str | None,
     record: str | None,
     record_stores: bool,
+    record_stores_to: tuple[str, ...],
     record_instructions: bool,
     record_limit: str | None,
     record_compress: bool,
@@ -150,7 +154,12 @@ def run(
     from pysim_vm.cli_machine import EngineOptions, build_machine, parse_budget, size
     from pysim_vm.cli_run import RunOptions, run_machine
 
-    if record is None and (record_stores or record_instructions or record_limit or record_compress):
+    stores: bool | list[range] = record_stores
+    if record_stores_to and not record_stores:
+        from pysim_vm.cli_trace import addresses
+
+        stores = [addresses("--record-stores-to", text) for text in record_stores_to]
+    if record is None and (stores or record_instructions or record_limit or record_compress):
         raise CommandError(ExitStatus.USAGE, "the options of a record need --record FILE")
     if record is not None and trace == "instructions":
         raise CommandError(
@@ -162,7 +171,7 @@ def run(
         budget=parse_budget(budget), trace=trace or "", trace_file=trace_file, screen=screen,
         registers=registers, as_json=as_json, quiet=quiet, output=output, log_file=log_file,
         input_file=input_file, type_text="".join(type_text), type_after=type_after, keys=keys,
-        stop_on=stop_on, read_stdin=not no_input, record=record, record_stores=record_stores,
+        stop_on=stop_on, read_stdin=not no_input, record=record, record_stores=stores,
         record_instructions=record_instructions, record_compress=record_compress,
         record_limit=None if record_limit is None else size("--record-limit", record_limit),
     )  # fmt: skip
@@ -380,6 +389,9 @@ def kvm_compare(
 
 add_commands(cli, common_options, CONTEXT)
 add_translation_commands(cli, machine_options, common_options, CONTEXT)
+add_notebook_commands(cli, common_options, CONTEXT)
+add_sweep_commands(cli, common_options, CONTEXT)
+add_bench_commands(cli, common_options, CONTEXT)
 
 
 def _machine_options(given: dict[str, Any]) -> Any:

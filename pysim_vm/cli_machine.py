@@ -171,6 +171,12 @@ def _from_image(path: str, options: MachineOptions, how: EngineOptions) -> Machi
     return Machine(vm, "" if vm.plan is None else vm.plan.description)
 
 
+def pysim_keywords(options: MachineOptions, how: EngineOptions) -> dict[str, Any]:
+    """The options as AxVM.from_code takes them: those of them that are keys of the [pysim] table."""
+    default = {} if how.default_cache is None else {"translation_cache": how.default_cache}
+    return _settings(options) | default | how.settings()
+
+
 def _settings(options: MachineOptions) -> dict[str, Any]:
     """The keys of the [pysim] table that the command line gives."""
     settings: dict[str, Any] = {}

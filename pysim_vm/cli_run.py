@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -85,7 +85,7 @@ class RunOptions:
     stop_on: str = ""
     read_stdin: bool = True
     record: str | None = None
-    record_stores: bool = False
+    record_stores: bool | Sequence[range] = False
     record_instructions: bool = False
     record_limit: int | None = None
     record_compress: bool = False
@@ -205,7 +205,7 @@ class Session:
             vm.on_idle = self._idle
             recorder = self._start_recording()
             interactive = raw_terminal(sys.stdin.fileno()) if self._interactive else contextlib.nullcontext()
-            with _signals(self._signalled), interactive:
+            with end_signals(self._signalled), interactive:
                 if self._scripted and self._type_after.seen:
                     self._feed_script()
                 outcome = self._run_traced() if options.trace else self._run_slices(self._slice)
@@ -572,7 +572,7 @@ def unescape(text: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _signals(handler: Callable[[int], None]) -> Iterator[None]:
+def end_signals(handler: Callable[[int], None]) -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP end the run between two instructions; the old handlers come back."""
 
     def receive(number: int, frame: FrameType | None) -> None:

@@ -27,7 +27,9 @@ class ExitStatus(IntEnum):
     UNANSWERED = 92, "an exit that nobody here answers"
     UNAVAILABLE = 94, "KVM is not there, may not be used, or cannot run this guest"
     TEXT_MISSING = 96, "the run ended before the console had printed the text of --stop-on"
-    DIFFERENT = 98, "kvm-compare found a difference between the two CPUs, or diff one between two records"
+    DIFFERENT = 98, "kvm-compare, diff or bench compare found that its two sides differ"
+    UNFINISHED = 100, "a sweep ended with jobs that have no final result"
+    CELL = 102, "a cell of a notebook raised an exception"
     INTERRUPTED = 130, "a signal from outside ended the run"
 
     meaning: str

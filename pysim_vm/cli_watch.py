@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from devices.bus import BusKind
@@ -23,7 +23,7 @@ from isa.exits import (
     SysRegWrite,
 )
 from isa.faults import Fault
-from pysim_vm.cpu_watch import CpuWatcher, unwatch, watch
+from pysim_vm.cpu_watch import EVERYWHERE, CpuWatcher, unwatch, watch
 from pysim_vm.report import (
     Change,
     changes,
@@ -243,6 +243,8 @@ class Stepper(CpuWatcher):
     can be seen; `close` gives the CPU back as it was.
     """
 
+    stores = EVERYWHERE
+
     def __init__(self, vm: AxVM, *, details: bool = True, symbols: SymbolTable | None = None) -> None:
         self._vm = vm
         self._cpu = vm.vcpu(0).cpu
@@ -250,11 +252,11 @@ class Stepper(CpuWatcher):
         self._details = details
         self._record = StepRecord(0, "", 0, "", b"", "")
         self._exits = ExitTracer(vm, self._note_exit, symbols)
-        self._unwatched = watch(self._cpu, self)
+        watch(self._cpu, self)
 
     def close(self) -> None:
         """Stop watching."""
-        unwatch(self._cpu, self._unwatched)
+        unwatch(self._cpu, self)
         self._exits.close()
 
     @property
@@ -286,11 +288,16 @@ class Stepper(CpuWatcher):
 
     # What the watched CPU reports
 
-    def saw_fault(self, cpu: Cpu, fault: Fault) -> None:
+    def saw_fault(self, cpu: Cpu, fault: Fault, nested: bool) -> None:
         """An exception is about to be delivered."""
-        if not fault.is_trap or fault.vector == 1:
+        if not nested and (not fault.is_trap or fault.vector == 1):
             self._record.executed = False
-        self._record.events.append(f"exception {fault} goes to vector {vector_words(fault.vector)}")
+        lead = "while that was delivered: " if nested else ""
+        self._record.events.append(f"{lead}exception {fault} goes to vector {vector_words(fault.vector)}")
+
+    def saw_shutdown(self, cpu: Cpu, chain: Sequence[str]) -> None:
+        """A triple fault."""
+        self._record.events.append(f"while that was delivered: {chain[-1]}; the CPU shut down (triple fault)")
 
     def saw_interrupt(self, cpu: Cpu, vector: int) -> None:
         """An external interrupt or NMI is about to be delivered."""

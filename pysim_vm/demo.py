@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from devices.base import Device, DeviceError
 from devices.bus import BusKind, Window
@@ -107,11 +107,12 @@ def assemble_source() -> bytes:
     return assemble(source_path().read_text(encoding="utf-8"), bits=16, origin=ORIGIN)
 
 
-def build_demo() -> AxVM:
-    """The machine of the demo, waiting at the guest's first instruction."""
+def build_demo(**pysim: Any) -> AxVM:
+    """The machine of the demo, waiting at the guest's first instruction; `pysim` as for AxVM.from_code."""
     from pysim_vm.vm import AxVM
 
-    vm = AxVM.from_code(image_path().read_bytes(), mode="real", base=ORIGIN, platform="pc", vga=False)
+    settings = {"platform": "pc", "vga": False, **pysim}
+    vm = AxVM.from_code(image_path().read_bytes(), mode="real", base=ORIGIN, **settings)
     vm.get_devices().add_device(Calculator(), CALCULATOR_WINDOWS)
     return vm
 

@@ -6,9 +6,9 @@ file that holds them, so a new kind goes to the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from isa.exits import (
     Budget,
@@ -85,6 +85,30 @@ _KIND_OF: Final[Mapping[type[ExitReason], int]] = MappingProxyType(
 )
 
 
+def _nothing(reason: Any) -> tuple[int, int, int]:
+    return 0, 0, 0
+
+
+_FIELDS: Final[Mapping[type[ExitReason], Callable[[Any], tuple[int, int, int]]]] = MappingProxyType(
+    dict.fromkeys(REASONS, _nothing)
+    | {
+        MmioRead: lambda reason: (reason.addr, reason.width, 0),
+        MmioWrite: lambda reason: (reason.addr, reason.width, reason.data),
+        IoRead: lambda reason: (reason.port, reason.width, 0),
+        IoWrite: lambda reason: (reason.port, reason.width, reason.data),
+        SysRegRead: lambda reason: (reason.addr, SYS_REG_BYTES, 0),
+        SysRegWrite: lambda reason: (reason.addr, SYS_REG_BYTES, reason.value),
+        NestedPageFault: lambda reason: (reason.addr, 0, reason.access_flags),
+        Hypercall: lambda reason: (reason.nr, 0, 0),
+        ExternalInterrupt: lambda reason: (0, 0, reason.vector),
+        CpuUp: lambda reason: (reason.target_cpu, 0, reason.entry_point),
+        SendIPI: lambda reason: (reason.target_cpu, 0, reason.vector),
+        CpuDown: lambda reason: (0, 0, reason._state),
+        FailEntry: lambda reason: (0, 0, reason.hardware_entry_failure_reason),
+    }
+)
+
+
 def kind_of(reason: ExitReason) -> int:
     """The number of the reason's kind; KeyError for a class that is none of axvm's or the CPU's."""
     return _KIND_OF[reason.__class__]
@@ -98,32 +122,5 @@ def fields_of(reason: ExitReason) -> tuple[int, int, int]:
     value, the access flags; CpuUp and SendIPI the target's id, and the entry point or the vector;
     ExternalInterrupt its vector, CpuDown its state and FailEntry its basic exit reason as value.
     """
-    match reason:
-        case MmioRead():
-            return reason.addr, reason.width, 0
-        case MmioWrite():
-            return reason.addr, reason.width, reason.data
-        case IoRead():
-            return reason.port, reason.width, 0
-        case IoWrite():
-            return reason.port, reason.width, reason.data
-        case SysRegRead():
-            return reason.addr, SYS_REG_BYTES, 0
-        case SysRegWrite():
-            return reason.addr, SYS_REG_BYTES, reason.value
-        case NestedPageFault():
-            return reason.addr, 0, reason.access_flags
-        case Hypercall():
-            return reason.nr, 0, 0
-        case ExternalInterrupt():
-            return 0, 0, reason.vector
-        case CpuUp():
-            return reason.target_cpu, 0, reason.entry_point
-        case SendIPI():
-            return reason.target_cpu, 0, reason.vector
-        case CpuDown():
-            return 0, 0, reason._state
-        case FailEntry():
-            return 0, 0, reason.hardware_entry_failure_reason
-        case _:
-            return 0, 0, 0
+    fields: tuple[int, int, int] = _FIELDS[reason.__class__](reason)
+    return fields

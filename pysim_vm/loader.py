@@ -92,8 +92,11 @@ def read_image(path: PathLike, what: str = "guest file") -> bytes:
                 raise LoadError(
                     f"{what} {shown} has {status.st_size} bytes, at most {IMAGE_SIZE_MAX} are read"
                 )
-            # One byte more than allowed, in case the file grows while it is read.
-            data = file.read(IMAGE_SIZE_MAX + 1)
+            # What it is said to have and a byte more, as `read` takes memory for all that it is asked for;
+            # then a byte more than allowed, in case the file grows while it is read.
+            data = file.read(status.st_size + 1)
+            if len(data) > status.st_size:
+                data += file.read(IMAGE_SIZE_MAX + 1 - len(data))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LoadError(f"{what} {shown} cannot be read ({reason}); check the path") from error

@@ -144,6 +144,11 @@ class Registers:
         """The general registers, RIP and RFLAGS."""
         return {name: self[name] for name in self}
 
+    def _repr_html_(self) -> str:
+        from pysim_vm.display_registers import RegisterView
+
+        return RegisterView.of(self._cpu)._repr_html_()
+
     def __repr__(self) -> str:
         rows = [f"{name:>6} {self[name]:016x}" for name in self]
         return "\n".join("  ".join(rows[n : n + 3]) for n in range(0, len(rows), 3))

@@ -34,14 +34,18 @@ from isa.exits import (
     SystemDown,
     TripleFault,
     Unimplemented,
+    VmExit,
 )
-from isa.memory import PhysicalMemory
-from isa.mmu import FRAME, NX, PS, RW, US, P
+from isa.faults import PageFault
+from isa.memory import PHYSICAL_BITS, PhysicalMemory
+from isa.mmu import ACCESS_READ, FRAME, NX, PF_RESERVED, PS, RW, US, A, D, NotPlain, P
+from isa.msr import is_canonical
 from isa.state import (
     CR0_PE,
     CR0_PG,
     CR4_PAE,
     CR4_PSE,
+    CR4_SMAP,
     EFER_LMA,
     GPR_NAMES,
     M32,
@@ -243,10 +247,15 @@ class PageWalk:
 
 
 def page_walk(cpu: Cpu, linear: int) -> PageWalk:
-    """Walk the page tables for `linear` as the CPU would, without access checks and side effects."""
+    """Walk the page tables for `linear` as the CPU would, without access checks and side effects.
+
+    It ends where the CPU's walk ends: at an entry that is not present or has a reserved bit set.
+    """
     if not cpu.cr0 & CR0_PG:
         physical = linear & cpu.memory.address_mask
         return PageWalk(linear, (), physical, f"paging is off: linear {linear:#x} is physical {physical:#x}")
+    if cpu.mode64 and not is_canonical(linear):
+        return PageWalk(linear, (), None, f"{linear:#x} is not canonical: no translation, #GP or #SS")
     if cpu.efer & EFER_LMA:
         levels = (("PML4E", 39, 9, 8), ("PDPTE", 30, 9, 8), ("PDE", 21, 9, 8), ("PTE", 12, 9, 8))
         table = cpu.cr3 & FRAME
@@ -271,11 +280,18 @@ def page_walk(cpu: Cpu, linear: int) -> PageWalk:
             )
         large = shift != 12 and bool(value & PS) and (size == 8 and shift in (21, 30) and index_bits == 9)
         large = large or (size == 4 and shift == 22 and bool(value & PS and cpu.cr4 & CR4_PSE))
-        steps.append(WalkStep(level, address, value, _entry_words(value, large, size)))
+        has_rights = level != "PDPTE" or index_bits == 9
+        steps.append(WalkStep(level, address, value, _entry_words(value, large, size, has_rights)))
         if not value & P:
             return PageWalk(
                 linear, tuple(steps), None, f"{linear:#x} is not mapped: the {level} is not present"
             )
+        if value >> PHYSICAL_BITS or value & PS:  # no other entry can have a reserved bit set
+            fault = access_verdict(cpu, linear, ACCESS_READ, user=False)
+            reserved = fault is not None and bool((fault.error_code or 0) & PF_RESERVED)
+            if reserved and fault is not None and f"{level} at {address:#x}" in fault.why:
+                why = f"{linear:#x} is not mapped: {fault.why.partition(', ')[2]}"
+                return PageWalk(linear, tuple(steps), None, why)
         if large or shift == 12:
             offset = linear & (1 << shift) - 1
             frame = value & FRAME if size == 8 else value & 0xFFFF_F000
@@ -287,14 +303,37 @@ def page_walk(cpu: Cpu, linear: int) -> PageWalk:
     raise AssertionError("every walk ends at its last level")
 
 
-def _entry_words(entry: int, large: bool, size: int) -> str:
+def access_verdict(cpu: Cpu, linear: int, access: int, user: bool) -> PageFault | None:
+    """The #PF that an access of this kind (ACCESS_READ ... of isa.mmu) would raise, or None.
+
+    The CPU's own walk answers. It sets no bit, as it leaves no trace while it looks ahead.
+    """
+    ahead, cpu.looking_ahead = cpu.looking_ahead, True
+    try:
+        cpu.translate(linear, access, user, smap=bool(cpu.cr4 & CR4_SMAP) and not cpu.ac)
+    except PageFault as fault:
+        return fault
+    except (NotPlain, VmExit):  # an accessed bit would be set; a table outside RAM, which the walk tells
+        return None
+    finally:
+        cpu.looking_ahead = ahead
+    return None
+
+
+def _entry_words(entry: int, large: bool, size: int, has_rights: bool) -> str:
     if not entry & P:
         return "not present"
+    if not has_rights:
+        return "present"
     words = ["writable" if entry & RW else "read-only", "user" if entry & US else "supervisor"]
     if size == 8 and entry & NX:
         words.append("no-execute")
     if large:
         words.append("large page")
+    if entry & A:
+        words.append("accessed")
+    if large and entry & D:
+        words.append("dirty")
     return ", ".join(words)
 
 
@@ -356,23 +395,28 @@ def instruction_line(cpu: Cpu, ip: int, raw: bytes, text: str, symbols: SymbolTa
     return f"{place(cpu, ip, symbols):<18} {raw.hex(' '):<30} {text}"
 
 
+def met_before(cpu: Cpu, count: int) -> list[Insn]:
+    """Up to `count` instructions that end where RIP is, one behind the other, of those the CPU decoded."""
+    by_end = {insn.next: insn for insn in cpu.code.values()}
+    before: list[Insn] = []
+    at = cpu.rip
+    while len(before) < count and at in by_end and by_end[at].ip < at:
+        insn = by_end[at]
+        before.append(insn)
+        at = insn.ip
+    return before[::-1]
+
+
 def surroundings(cpu: Cpu, symbols: SymbolTable | None = None) -> list[str]:
     """The instructions around RIP, RIP's marked with `>`.
 
     Those before it are taken from the CPU's cache of decoded instructions, so they were really executed or
     at least met; where it knows none the list starts at RIP.
     """
-    by_end = {insn.next: insn for insn in cpu.code.values()}
-    before: list[Insn] = []
-    at = cpu.rip
-    while len(before) < CONTEXT_BEFORE and at in by_end and by_end[at].ip < at:
-        insn = by_end[at]
-        before.append(insn)
-        at = insn.ip
     lines = [
         "  "
         + instruction_line(cpu, insn.ip, insn.raw, disassemble(insn.raw, cpu.code_bits, insn.ip), symbols)
-        for insn in reversed(before)
+        for insn in met_before(cpu, CONTEXT_BEFORE)
     ]
     at = cpu.rip
     for number in range(CONTEXT_AFTER + 1):
@@ -394,17 +438,21 @@ def bit_names(value: int, names: Iterable[tuple[int, str]]) -> str:
     return " ".join(name for bit, name in names if value >> bit & 1)
 
 
+def segment_kind(segment: Segment) -> str:
+    """`64-bit readable code, DPL 0`."""
+    if segment.null:
+        return "null"
+    raw = segment.type << 40 | segment.s << 44 | segment.l << 53 | segment.db << 54
+    return f"{descriptor_kind(Descriptor(segment.selector, 0, raw))}, DPL {segment.dpl}"
+
+
 def segment_words(segment: Segment) -> str:
     """A segment register with its hidden part."""
     if segment.null:
         return f"{segment.name.upper():<4} {segment.selector:04x}  null"
-    raw = segment.type << 40 | segment.s << 44
-    kind = Descriptor(segment.selector, 0, raw).what
-    size = "64-bit" if segment.l else "32-bit" if segment.db else "16-bit"
     return (
         f"{segment.name.upper():<4} {segment.selector:04x}  base {segment.base:#x}  "
-        f"limit {segment.limit:#x}  "
-        f"{size + ' ' if segment.s else ''}{kind}, DPL {segment.dpl}"
+        f"limit {segment.limit:#x}  {segment_kind(segment)}"
     )
 
 
@@ -523,18 +571,23 @@ def selector_words(cpu: Cpu, selector: int) -> str:
     return f"{where}: {descriptor_words(int.from_bytes(raw, 'little'))}"
 
 
+def descriptor_kind(descriptor: Descriptor) -> str:
+    """`64-bit readable code`, `busy TSS`."""
+    size = ""
+    if descriptor.s:
+        size = "64-bit " if descriptor.l else "32-bit " if descriptor.db else "16-bit "
+    return size + descriptor.what
+
+
 def descriptor_words(raw: int) -> str:
     """Eight descriptor bytes in words."""
     if raw == 0:
         return "all zeros, an empty entry"
     descriptor = Descriptor(0, 0, raw)
-    size = ""
-    if descriptor.s:
-        size = "64-bit " if descriptor.l else "32-bit " if descriptor.db else "16-bit "
     present = "present" if descriptor.present else "NOT present"
     return (
-        f"{raw:#018x}: {size}{descriptor.what}, base {descriptor.base:#x}, limit {descriptor.limit:#x}, "
-        f"DPL {descriptor.dpl}, {present}"
+        f"{raw:#018x}: {descriptor_kind(descriptor)}, base {descriptor.base:#x}, "
+        f"limit {descriptor.limit:#x}, DPL {descriptor.dpl}, {present}"
     )
 
 
@@ -564,11 +617,17 @@ def gate_words(cpu: Cpu, vector: int) -> str:
     if value == 0:
         return f"{what}: all zeros, an empty gate"
     gate = Descriptor(0, at, value & M64)
-    offset = value & 0xFFFF | value >> 32 & (0xFFFF_FFFF_FFFF_0000 if size == 16 else 0xFFFF_0000)
-    if gate.type in (5, 6, 7) and size == 8:
-        offset &= 0xFFFF
+    selector, offset = gate_target(value, size)
     present = "present" if gate.present else "NOT present"
-    return f"{what}: {gate.what} to {value >> 16 & 0xFFFF:#06x}:{offset:#x}, DPL {gate.dpl}, {present}"
+    return f"{what}: {gate.what} to {selector:#06x}:{offset:#x}, DPL {gate.dpl}, {present}"
+
+
+def gate_target(value: int, size: int) -> tuple[int, int]:
+    """Selector and offset of a gate of 8 or 16 bytes; 16-bit and task gates have the low half only."""
+    offset = value & 0xFFFF | value >> 32 & (0xFFFF_FFFF_FFFF_0000 if size == 16 else 0xFFFF_0000)
+    if size == 8 and value >> 40 & 15 in (4, 5, 6, 7):
+        offset &= 0xFFFF
+    return value >> 16 & 0xFFFF, offset
 
 
 # ---- the triple fault --------------------------------------------------------------------------------------
@@ -638,8 +697,10 @@ def _story(cpu: Cpu, reason: TripleFault, symbols: SymbolTable | None) -> list[s
     ]
     for number, text in enumerate(reason.chain, 1):
         match = _CHAIN_ENTRY.match(text)
+        title, _, why = text.partition(": ")
         name = f" ({EXCEPTIONS[match[1]][1]})" if match and match[1] in EXCEPTIONS else ""
-        lines.append(f"{number}. {text}{name}")
+        meanwhile = "" if number == 1 or (match and match[1] == "#DF") else " while that was delivered"
+        lines.append(f"{number}. {title}{name}{meanwhile}" + (f", because: {why}" if why else ""))
     lines.append(
         "A fault while a fault is delivered is a double fault, #DF; one while #DF is delivered is the end."
     )

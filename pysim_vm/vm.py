@@ -60,6 +60,7 @@ from pysim_vm.axtypes import (
 from pysim_vm.board import BoardHooks, BoardOptions, PcBoard, build_pc, ram_split
 from pysim_vm.boot_plan import BootPlan, CpuStart
 from pysim_vm.config import AxVMConfig
+from pysim_vm.display_reason import show_reasons_in_notebooks
 from pysim_vm.emulated import build_emulated, rows_of_virtual
 from pysim_vm.errors import AxError, AxErrorKind, DeviceFault, InvalidConfig, ResourceConflict
 from pysim_vm.exit_kinds import (
@@ -71,18 +72,22 @@ from pysim_vm.exit_kinds import (
     fields_of,
     kind_of,
 )
+from pysim_vm.exit_log import ExitLog
 from pysim_vm.hal import AxVMHal, DefaultHal
 from pysim_vm.layout import PCI_HOLE_BASE
 from pysim_vm.lifecycle import VCpuState, VmStatus, accepts_interrupts, vm_transition
-from pysim_vm.short_exits import EXIT_CHUNK, LOG_SLICE, ExitRow, Outcome, ShortExits
+from pysim_vm.short_exits import EXIT_CHUNK, LOG_SLICE, Outcome, ShortExits
 from pysim_vm.stepping import Steps
 from pysim_vm.translation_cache import WRITE_FROM, cache_for
 from pysim_vm.vcpu import VCpu, VcpuSnapshot
 
 if TYPE_CHECKING:
+    from pysim_vm.display import Show
+    from pysim_vm.hooks import Hooks
     from pysim_vm.loader import LoadOptions
     from pysim_vm.recorder import Recorder
     from pysim_vm.trace import Trace
+    from pysim_vm.trace_rows import EventRow
 
 T = TypeVar("T")
 
@@ -94,6 +99,9 @@ IDENTICAL_ALIGN = 0x20_0000  # where axvisor lets host-chosen regions begin: 2 M
 
 READ_KINDS = (MMIO_READ, IO_READ, SYS_REG_READ)
 BUS_OF = (BusKind.MMIO, BusKind.MMIO, BusKind.PORT, BusKind.PORT, BusKind.SYS_REG, BusKind.SYS_REG)
+
+
+show_reasons_in_notebooks()
 
 
 class GuestRam:
@@ -164,8 +172,8 @@ class AxVM:
         self.exit_code: int | None = None  # what the guest wrote to isa-debug-exit
         self._exit_counts: Counter[str] = Counter()
         self._on_exit: Callable[[VCpu, ExitReason], None] | None = None
-        self._exit_log: list[ExitRow] | None = None
-        self.exit_sink: Callable[[list[ExitRow]], None] | None = None  # takes the rows of `exit_log`
+        self._exit_log: ExitLog | None = None
+        self.exit_sink: Callable[[ExitLog], None] | None = None  # takes the rows of `exit_log`
         self.on_idle: Callable[[int], None] | None = None
         self._down: ExitReason | None = None  # the machine is off: every run returns it
         self._waiting: deque[ExitReason] = deque()  # for the caller, once the instruction is over
@@ -173,6 +181,8 @@ class AxVM:
         self._current_vcpu: VCpu | None = None
         self._until = -1  # where the running CPU stops; -1 outside of it
         self._value = 0  # what a device answered to the last read on the full way
+        self._listeners: Hooks | None = None  # made when somebody asks for `hooks`
+        self._held: ExitReason | None = None  # the end of a run that a hook's exception replaced
         self.recorder: Recorder | None = None
         self._skipped_ns = 0
         options = config.pysim
@@ -415,6 +425,7 @@ class AxVM:
         )
         cpu = self._vcpus[0].cpu
         cpu.acknowledge = board.acknowledge
+        cpu.on_ferr = board.coprocessor_error.set_ferr
         if board.local_apic is not None:
             cpu.on_cr8 = board.local_apic.write_cr8
             cpu.read_cr8 = board.local_apic.read_cr8
@@ -691,7 +702,7 @@ class AxVM:
 
     def _do_reset(self) -> None:
         self._reset_requested = False
-        self._down = None
+        self._down = self._held = None
         self._waiting.clear()
         self.clock.clear()
         self._devices.reset()
@@ -730,6 +741,9 @@ class AxVM:
             raise AxError(
                 AxErrorKind.BadState, f"VM[{self.id()}] is {self._status.name}; start or reset it first"
             )
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
         if self._down is not None:
             return self._down
         failure = entry_failure(vcpu.cpu)
@@ -738,11 +752,18 @@ class AxVM:
         vcpu.refuse_unanswered_hypercall()
         retired = vcpu.cpu.retired
         limit = self._budget if budget is None else min(self._budget, retired + budget)
+        if self._listeners is not None:
+            self._listeners.settle()
         try:
-            return self._bound(vcpu, lambda: self._exit_loop(vcpu, limit))
+            reason = self._bound(vcpu, lambda: self._exit_loop(vcpu, limit))
         finally:
             self._drain_log(1)
             self.keep_translations(WRITE_FROM)
+        if self._listeners is not None and self._listeners.failure is not None:
+            if not isinstance(reason, Budget | Nothing):
+                self._held = reason  # for the next run: nothing is lost
+            self._listeners.raise_failure()
+        return reason
 
     def step_vcpu(self, vcpu_id: int) -> ExitReason | None:
         """Run one instruction with its exits; the last exit it took, or None. `steps` is for many."""
@@ -803,7 +824,11 @@ class AxVM:
     def _exit_loop(self, vcpu: VCpu, limit: int) -> ExitReason:
         cpu = vcpu.cpu
         while True:
+            if self._listeners is not None and self._listeners.due:
+                self._listeners.settle()
             if not cpu.answers:  # between two instructions
+                if self._listeners is not None and self._listeners.failure is not None:
+                    return Nothing()
                 if self._reset_requested:
                     self._do_reset()
                 if self._down is not None:
@@ -829,7 +854,7 @@ class AxVM:
                 self._settle(vcpu, reason, self._short.outcome)
             else:
                 self._exit_counts[reason.__class__.__name__] += 1
-                if self._exit_log is not None:
+                if self._exit_log is not None or self._hears_exits():
                     answered = self._answer_logged(vcpu, reason, self._exit_log)
                 else:
                     if self._on_exit is not None:
@@ -859,8 +884,11 @@ class AxVM:
                     (cpu.retired, vcpu.id(), rip, kind, address, width, value, outcome.device, outcome.raised)
                 )
 
-    def _answer_logged(self, vcpu: VCpu, reason: ExitReason, log: list[ExitRow]) -> bool:
-        """`_answer` with an entry in the log afterwards, whatever comes of it."""
+    def _hears_exits(self) -> bool:
+        return self._listeners is not None and self._listeners.hears_exits
+
+    def _answer_logged(self, vcpu: VCpu, reason: ExitReason, log: ExitLog | None) -> bool:
+        """`_answer` with an entry in the log afterwards, whatever comes of it; hooks hear of it, too."""
         cpu = vcpu.cpu
         retired, rip, kind = cpu.retired, cpu.rip, kind_of(reason)
         address, width, value = fields_of(reason)
@@ -881,15 +909,22 @@ class AxVM:
             if reason.__class__ is Halt:
                 value = self._skipped_ns - skipped
             raised = self._short.take_raised()
-            log.append((retired, vcpu.id(), rip, kind, address, width, value, device, raised))
+            row = (retired, vcpu.id(), rip, kind, address, width, value, device, raised)
+            if log is not None:
+                log.append(row)
+            if self._listeners is not None:
+                self._listeners.saw_exit(row)
         return answered
 
     def _noted_news(self, vcpu: VCpu, reason: ExitReason) -> ExitReason:
         """News from the board for the caller, which the log wants to know of; not the caller's own kick."""
-        if self._exit_log is not None and not isinstance(reason, Nothing):
+        if not isinstance(reason, Nothing):
             cpu = vcpu.cpu
             row = (cpu.retired, vcpu.id(), cpu.rip, kind_of(reason), *fields_of(reason), -1, 0)
-            self._exit_log.append(row)
+            if self._exit_log is not None:
+                self._exit_log.append(row)
+            if self._listeners is not None:
+                self._listeners.saw_exit(row)
         return reason
 
     def _drain_log(self, rows: int) -> None:
@@ -918,19 +953,20 @@ class AxVM:
         self._choose_exit_path()
 
     @property
-    def exit_log(self) -> list[ExitRow] | None:
+    def exit_log(self) -> ExitLog | None:
         """The exits since `exit_sink` last took them, or None: nothing is noted (the default).
 
-        Every exit that run_vcpu sees is one tuple of integers (retired, vcpu_id, rip, kind, address, width,
-        value, device, raised): `kind` as in exit_kinds, `value` what was written or the answer to a read,
-        `device` an index into `get_devices().device_names` or -1, `raised` the mask of the interrupt lines
-        that went up meanwhile. `exit_sink` is called with the list when it has EXIT_CHUNK of them, or as
-        many more as LOG_SLICE instructions take, and when run_vcpu returns; it takes them and clears it.
+        Set an ExitLog. Iteration gives every exit that run_vcpu saw as a tuple of integers (retired, vcpu_id,
+        rip, kind, address, width, value, device, raised): `kind` as in exit_kinds, `value` what was written
+        or the answer to a read, `device` an index into `get_devices().device_names` or -1, `raised` the mask
+        of the interrupt lines that went up meanwhile. `exit_sink` is called with the log when it has
+        EXIT_CHUNK of them, or as many more as LOG_SLICE instructions take, and when run_vcpu returns; it
+        takes them and clears it, or waits for more.
         """
         return self._exit_log
 
     @exit_log.setter
-    def exit_log(self, log: list[ExitRow] | None) -> None:
+    def exit_log(self, log: ExitLog | None) -> None:
         self._exit_log = log
         self._short.set_log(log)
 
@@ -963,12 +999,43 @@ class AxVM:
             )
         return Trace.open(self.recorder.source())
 
+    @property
+    def hooks(self) -> Hooks:
+        """Functions of yours that hear of exits, instructions, memory, registers and exceptions
+        (docs/hooks.md)::
+
+            vm.hooks.on_write(lambda store: print(store.line()), range(0xB8000, 0xB8FA0))
+        """
+        from pysim_vm.hooks import Hooks
+
+        if self._listeners is None:
+            self._listeners = Hooks(self)
+        return self._listeners
+
+    @property
+    def last_exception(self) -> EventRow | None:
+        """The exception that the guest got last, with the check that failed; None before the first."""
+        from pysim_vm.why import last_exception
+
+        return last_exception(self)
+
+    def why(self) -> str:
+        """Why the guest got its last exception, or why it shut down: one sentence (docs/hooks.md)::
+
+        vm.run()
+        print(vm.why())
+        """
+        from pysim_vm.why import why
+
+        return why(self)
+
     def _choose_exit_path(self) -> None:
         """Short where nobody listens to single accesses and the configuration does not want the full way."""
         self._short.forget()
         self._short.connect(
             self._config.pysim.exit_path == "short"
             and self._on_exit is None
+            and not self._hears_exits()
             and self._devices.on_access is None
         )
 
@@ -1060,8 +1127,8 @@ class AxVM:
         for _ in range(IDLE_EVENTS):
             if cpu.would_wake():
                 return True
-            if not cpu.if_ and not cpu.injected:
-                return False  # only an NMI could wake it, and no device here sends one
+            if not cpu.if_ and not cpu.injected and not self._nmi_may_come(cpu):
+                return False
             deadline = self.clock.next_deadline_ns()
             if self.on_idle is not None:
                 self.on_idle(-1 if deadline is None else max(0, deadline - self.now_ns()))
@@ -1075,6 +1142,10 @@ class AxVM:
             if self._has_news():
                 return True
         return False
+
+    def _nmi_may_come(self, cpu: Cpu) -> bool:
+        """The guest wired an interrupt to NMI, and the CPU takes NMIs."""
+        return not cpu.nmi_blocked and self.board is not None and self.board.may_send_nmi()
 
     def run(self, budget: int | None = None) -> ExitReason:
         """Boot if need be and run vCPU 0 as axvisor's loop does, until an exit that ends the run.
@@ -1105,6 +1176,17 @@ class AxVM:
                 break
         """
         return Steps(self, count)
+
+    @property
+    def show(self) -> Show:
+        """Pictures of the machine for a terminal or a notebook: registers, code, memory, page walks,
+        descriptor tables, the screen (docs/notebooks.md)::
+
+            vm.show.page_walk(0x401000)
+        """
+        from pysim_vm.display import Show
+
+        return Show(self)
 
     def explain(self, rip: int | None = None) -> str:
         """The Python that the code at `rip` became, with the guest's instructions as comments, or why it did

@@ -11,3 +11,5 @@ BLACKLIST = (
     "blake2s_mod_init,init_kprobe_trace,init_blk_tracer,load_system_certificate_list,"
     "bpf_rstat_kfunc_init,bpf_key_sig_kfuncs_init,bpf_tcp_ca_kfunc_init"
 )
+# Nothing cut: what a person types who only wants a serial console, and an end when something goes wrong
+DEFAULT_COMMAND_LINE = "console=ttyS0 reboot=t panic=-1"

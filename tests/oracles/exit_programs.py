@@ -35,7 +35,7 @@ from isa.memory import EXECUTE, READ
 from isa.state import M64
 from pysim_vm.config import AxVMConfig
 from pysim_vm.errors import AxError
-from pysim_vm.short_exits import ExitRow
+from pysim_vm.exit_log import ExitLog, ExitRow
 from pysim_vm.vm import AxVM
 from tests.oracles.random_programs import (
     ABSENT,
@@ -344,10 +344,10 @@ class VmMachine(Machine):
         self.whim.move = devices.movable_window(self.whim, BusKind.MMIO, 0x100, 0x5000)
         self.whim.move(MOVING)
         self.trace = Trace(seen=self.whim.seen)
-        vm.exit_log = []
+        vm.exit_log = ExitLog()
         vm.exit_sink = self._take
 
-    def _take(self, rows: list[ExitRow]) -> None:
+    def _take(self, rows: ExitLog) -> None:
         self.trace.rows += rows
         rows.clear()
 

@@ -6,13 +6,16 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pysim_vm import cli_trace
 from pysim_vm.cli import run_command
 from pysim_vm.cli_status import ExitStatus
 from pysim_vm.cli_trace import bar, run_stat, stat_text
 from pysim_vm.demo import image_path
+from pysim_vm.record_format import RecordError
 from pysim_vm.trace import Trace
 from pysim_vm.trace_stat import stat
 
@@ -213,3 +216,22 @@ def test_a_record_at_its_limit_says_so_and_the_run_goes_on(
     assert run(*arguments, "--record-limit", "8K") == 0
     assert "its limit; a larger --record-limit" in capsys.readouterr().err
     assert Path("x.rec").stat().st_size <= 8192
+
+
+def test_live_opens_the_record_again_when_a_chunk_was_replaced_under_it(
+    record: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage = [True, True]
+    counted = cli_trace.stat
+
+    def damaged(*arguments: Any) -> Any:
+        if damage:
+            damage.pop()
+            raise RecordError("x.rec: the chunk at offset 0x10 (exits) is damaged; record it again")
+        return counted(*arguments)
+
+    monkeypatch.setattr(cli_trace, "stat", damaged)
+    assert run("stat", record, "--live") == ExitStatus.OK
+    assert "exits in" in capsys.readouterr().out
+    damage.append(True)
+    assert run("stat", record) == ExitStatus.LOAD

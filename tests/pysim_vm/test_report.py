@@ -250,7 +250,9 @@ def test_a_page_fault_without_an_idt_is_told_from_cause_to_end() -> None:
     sections = dict(report.sections)
     story = sections["The guest's CPU shut down: triple fault"]
     assert story[0] == "at 0x1000 in 64-bit mode, CPL 0, after 1 instruction"
-    assert story[1].startswith("1. #PF(0x0): PDPTE not present (CR2 0x200000000)")
+    assert story[1].endswith("(page fault), because: supervisor read, PDPTE at 0xa040 has P=0")
+    assert story[2].startswith("2. #GP(0x73) (general protection) while that was delivered, because: vector")
+    assert story[3] == "3. #DF(0x0) (double fault), because: #GP while delivering #PF"
     assert "no LIDT was executed yet" in sections["What to look at first"][0]
     assert "0x200000000 is not mapped: the PDPTE is not present" in sections["Page walk of CR2 = 0x200000000"]
     assert any("outside the table" in row for row in sections["Tables"])
