@@ -18,7 +18,7 @@ What makes that exact:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import CodeType
@@ -83,6 +83,8 @@ class Step:
     follow: int | None = None  # where the trace goes on; None: it ends here
     index: int = 0  # in its function
     called: bool = False  # it is no statements, but a call of its function
+    dirty: frozenset[str] = frozenset()  # the registers that the CPU has to get before
+    settled: bool = False  # and has the flags already
     kept: set[int] = field(default_factory=set)  # the flag assignments that something in the block reads
     before: Sources = field(default_factory=dict)
     after: Sources = field(default_factory=dict)
@@ -415,7 +417,6 @@ class Emitter:
         self.partial = False
         self.before: list[Recipe | None] = []  # for each instruction that may give up
         self.names: set[str] = set()  # all that the statements read or assign
-        self.handed_back: list[str] = []  # lines that give the CPU what they stored
         self.looked_up = ""  # the address whose trace is in `pc` already
         self.lines: list[str] = []
         self.plain: set[int] = set()  # numbers of lines that are a whole statement
@@ -606,8 +607,10 @@ class Emitter:
             self.put(indent, VIA)
         if text:
             self.put(indent, *["cpu.settle_flags()"] * (not whole), f"cpu.pending_flags = {text}")
-        self.put(indent, *["via = 0"] * self.again, *["cpu.settle_flags()"] * effects.flags)
-        self.put(indent, *self.handed_back)
+        self.put(indent, *["via = 0"] * self.again)
+        if effects.flags and not step.settled:
+            self.put(indent, "if cpu.pending_flags is not None:", "    cpu.settle_flags()")
+        self.put(indent, *hand_back(step.dirty, self.names))
         self.put(indent, f"cpu.retired = n + {count - 1}", f"cpu.exit_ip = {insn.ip:#x}")
         self.put(indent, f"cpu.rip = {insn.next:#x}", f"F{number}(*OF{number})")
         self.at[len(self.lines) - 1] = number
@@ -615,7 +618,7 @@ class Emitter:
         self.put(
             indent,
             *(f"{name} = cpu.{name}" for name in (*GPR_NAMES, "df")
-              if name in self.names and (name in effects.registers or name == "df")),
+              if name in self.names and name in (*effects.registers, "df")),
             *entry_lines(vectors & self.names),
         )  # fmt: skip
         flags = self.needed_flags()
@@ -625,6 +628,24 @@ class Emitter:
         self.put(indent, "if cpu.attention or cache.shifts != shifts:")
         self.put(inner, f"rip = {insn.next:#x}", f"n += {count}")
         self.put(inner, *["pc = -1"] * (self.region and trace.loops), "break")
+
+    def find_dirty(self, trace: Trace, stored: Set[str]) -> None:
+        """For each call of a trace: which locals the CPU does not have yet, and whether it has all flags."""
+        calls = [n for n, step in enumerate(trace.steps) if step.called]
+        if not calls:
+            return
+        behind = {p for step in trace.steps[calls[-1] + 1 :] for s in step.statements for p in s.stores}
+        dirty: set[str] = set(stored) if self.region else behind if trace.loops else set()
+        settled = False
+        for step in trace.steps:
+            if step.called:
+                step.dirty, step.settled = frozenset(dirty), settled
+                dirty = set()
+                settled = settled or effects_of(step.insn.raw, self.mode.code_bits).flags
+                continue
+            for statement in step.statements:
+                dirty |= statement.stores
+                settled = settled and statement.stores.isdisjoint(_FLAG_SET)
 
     def needed_flags(self) -> list[str]:
         """The flags that have to be in locals where some trace starts."""
@@ -712,13 +733,13 @@ class Emitter:
         """Prologue, loop, handler and epilogue around the body."""
         longest = max(len(trace.steps) for trace in self.traces)
         outer = "        " if self.raising else "    "
-        statements = [s for step in self.steps for s in step.statements]
+        statements = [s for step in self.steps for s in step.statements if not step.called]
         stored = {place for s in statements for place in s.stores}
         self.names = stored.union(
             _IDENTIFIER.findall("\n".join(t for s in statements for t in (s.text, *s.jump)))
         )
-        self.handed_back = [f"cpu.{place} = {place}" for place in (*GPR_NAMES, "df") if place in stored]
-        self.handed_back += exit_lines(self.names, stored)
+        for trace in self.traces if self.calls else ():
+            self.find_dirty(trace, stored)
         self.emit_choice(outer + "    ", 0, len(self.traces))
         before: list[Recipe | None] = []
         sources: Sources = _AT_ENTRY
@@ -785,8 +806,7 @@ class Emitter:
             if recover:
                 lines.append("        via, rest = recover(BEFORE[at], via, locals())")
         lines += after
-        lines += [f"    cpu.{place} = {place}" for place in (*GPR_NAMES, "df") if place in stored]
-        lines += [f"    {line}" for line in exit_lines(used, stored)]
+        lines += [f"    {line}" for line in hand_back(stored, used)]
         lines += ["    cpu.exit_ip = -1"] * bool(self.calls)
         lines += ["    cpu.rip = rip", "    cpu.retired = n", "    return left", ""]
         self.before = before
@@ -806,6 +826,12 @@ class Emitter:
                 at[len(lines)] = self.at[n]
             lines.append(line)
         self.lines, self.at = lines, at
+
+
+def hand_back(places: Set[str], used: Set[str]) -> list[str]:
+    """Lines that give the CPU these registers; `used` are all names of the function."""
+    lines = [f"cpu.{place} = {place}" for place in (*GPR_NAMES, "df") if place in places]
+    return lines + exit_lines(used, places)
 
 
 def between_calls(steps: Sequence[Step]) -> list[list[list[Statement]]]:

@@ -104,6 +104,10 @@ def _cycles(results: Results) -> Any:
     axes.set_yticks(range(len(split)), [_label(named(row)) for row in results.models])
     axes.set_xlim(0, max(left) * 1.12 or 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    # Between the powers of ten: by themselves they would be formulas, which SVG text does not show
+    low, high = axes.get_xlim()
+    shown = "123456789" if high < 3 * low else "235"
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,g}" if f"{value:e}"[0] in shown else "")
     axes.set_xlabel("virtual cycles per exit")
     axes.grid(axis="x", linewidth=0.6)
     axes.legend(loc="lower center", bbox_to_anchor=(0.42, 1.0), ncols=5, frameon=False, fontsize=9)
@@ -126,6 +130,10 @@ def _units(results: Results) -> Any:
     axes.set_yticks(range(len(names)), [_label(name) for name in names])
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    # Between the powers of ten: by themselves they would be formulas, which SVG text does not show
+    low, high = axes.get_xlim()
+    shown = "123456789" if high < 3 * low else "235"
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,g}" if f"{value:e}"[0] in shown else "")
     axes.set_xlabel("units per exit, logarithmic; left is faster")
     axes.grid(axis="x", which="major", linewidth=0.6)
     axes.grid(axis="x", which="minor", linewidth=0.3)

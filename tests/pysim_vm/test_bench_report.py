@@ -108,6 +108,14 @@ def test_figures_have_the_colour_of_the_page_and_no_date() -> None:
     assert set(figures_of(results())) == {CYCLES}
 
 
+@pytest.mark.parametrize(("most", "tick"), [(27.0, "20"), (44.0, "30"), (900.0, "500")])
+def test_the_axis_of_units_has_numbers_and_no_formulas(most: float, tick: str) -> None:
+    wide = results(TIMED, timed(most, most - 1, most + 1, engine="step"), models=(MODEL,))
+    labels = Page(figures_of(wide)[UNITS]).text
+    assert "mathdefault" not in labels and "$" not in labels
+    assert tick in labels.split()
+
+
 def test_ids_of_two_figures_never_meet() -> None:
     ids = [value for name, value in Page(page(MANY, title="T", figures=figures_of(MANY))).attributes
            if name == "id"]  # fmt: skip
