@@ -230,6 +230,7 @@ def test_an_instruction_is_heard_before_it_and_each_iteration_of_rep_is_one() ->
     ]  # fmt: skip
 
 
+@pytest.mark.default_engine
 def test_addresses_are_linear_and_leave_the_rest_to_blocks() -> None:
     vm = AxVM.from_asm("lp: inc eax\nadd ebx, eax\ncmp eax, 3000\nfoot: jb lp\nnop\nhlt")
     foot = 0x1000 + vm.read_from_guest(0x1000, 32).index(b"\x72")
