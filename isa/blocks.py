@@ -40,9 +40,9 @@ RECORDED = 256
 MAX_REGION_TRACES = 48
 MAX_REGION = 768  # instructions
 
-# Code that for so many turns found no block to run, like a loop around an exit, is stepped LEAN_STEPS
+# Code that for so many turns found no block to run, though loops had time to get hot, is stepped LEAN_STEPS
 # instructions at a time before blocks are looked for again.
-LEAN = 512
+LEAN = 4096
 LEAN_STEPS = 4096
 
 # An instruction that makes blocks give up MAX_BAILS times, each within BAIL_DISTANCE instructions of the last

@@ -8,6 +8,7 @@ two instructions.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -58,6 +59,7 @@ from pysim_vm.terminal import (
 )
 
 KEY_SLICE: Final = 20_000  # instructions between two looks at the keyboard: some 20 ms
+COLLECTIONS: Final = (50_000, 20, 50)  # thresholds of the garbage collector's three generations
 FEED_SLICE: Final = 100_000  # between two looks at a pipe; also where scripted input goes on
 RECENT: Final = 16  # instructions that a triple-fault report shows if they were traced
 ATTENTION: Final = 0  # vector of the exit by which this loop gets the CPU back
@@ -205,7 +207,7 @@ class Session:
             vm.on_idle = self._idle
             recorder = self._start_recording()
             interactive = raw_terminal(sys.stdin.fileno()) if self._interactive else contextlib.nullcontext()
-            with end_signals(self._signalled), interactive:
+            with end_signals(self._signalled), interactive, rare_collections():
                 if self._scripted and self._type_after.seen:
                     self._feed_script()
                 outcome = self._run_traced() if options.trace else self._run_slices(self._slice)
@@ -569,6 +571,18 @@ def unescape(text: str) -> bytes:
             out += text[at].encode()
             at += 1
     return bytes(out)
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+    """The garbage collector looks seldom. What is made while a guest runs, decoded and translated code, lives
+    as long as the VM; looking through it again and again takes a tenth of a kernel's boot."""
+    before = gc.get_threshold()
+    gc.set_threshold(*COLLECTIONS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager

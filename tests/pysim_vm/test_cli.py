@@ -1,5 +1,6 @@
 """cli.py and the cli_* modules: what a user types, sees, and gets as an exit code."""
 
+import gc
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pysim_vm
 from isa.assembler import assemble
 from pysim_vm.cli import run_command
 from pysim_vm.cli_machine import count
-from pysim_vm.cli_run import TextWatch, unescape
+from pysim_vm.cli_run import TextWatch, rare_collections, unescape
 from pysim_vm.cli_status import CommandError, ExitStatus
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -708,3 +709,10 @@ def test_the_version_is_the_projects(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(["--version"]) == 0
     version = capfd.readouterr().out.split()[1]
     assert f'version = "{version}"' in (CHECKOUT / "pyproject.toml").read_text()
+
+
+def test_while_a_guest_runs_the_garbage_collector_looks_seldom_and_afterwards_as_before() -> None:
+    before = gc.get_threshold()
+    with rare_collections():
+        assert gc.get_threshold()[0] > 10 * before[0]
+    assert gc.get_threshold() == before
