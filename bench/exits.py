@@ -1,6 +1,6 @@
 """What an exit costs, round trip: from the guest's instruction through the VM to a device and back.
 
-The guests are workloads of the library (`pysim_vm/workloads/`), under the names that the tables of
+The guests are workloads of the library (`pysim_vm/benchmark/workloads/`), under the names that the tables of
 docs/performance.md have for them. Each is a loop of one exit and one jump, so the jump is part of the number.
 The devices answer 0 and forget: what a real one does comes on top. The same work on the full way and with its
 exits recorded shows what the short way and a record are worth.
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pysim_vm.bench_run import build, run
-from pysim_vm.bench_workload import find_workload
+from pysim_vm.benchmark.run import build, run
+from pysim_vm.benchmark.workload import find_workload
 from pysim_vm.exit_log import ExitLog
 
 

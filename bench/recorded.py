@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 from time import process_time
 
 from bench.exits import EXITS, ExitWork
-from pysim_vm.bench_run import build, run
-from pysim_vm.bench_workload import find_workload
+from pysim_vm.benchmark.run import build, run
+from pysim_vm.benchmark.workload import find_workload
 
 LIMIT = 1.25
 SECONDS = 0.1  # of CPU time for one run, so that making and closing a file does not count

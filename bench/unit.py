@@ -1,5 +1,5 @@
-"""The calibration unit, by the name that this folder has for it. It is defined in `pysim_vm.bench_unit`."""
+"""The calibration unit, under the name of this folder. It is defined in `pysim_vm.benchmark.unit`."""
 
-from pysim_vm.bench_unit import UNITS, Measurement, cpu_name, measure, unit_seconds
+from pysim_vm.benchmark.unit import UNITS, Measurement, cpu_name, measure, unit_seconds
 
 __all__ = ["UNITS", "Measurement", "cpu_name", "measure", "unit_seconds"]

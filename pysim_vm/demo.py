@@ -2,7 +2,7 @@
 
 The guest is demos/grand_tour.asm; demos/grand_tour.bin is the same, assembled, so that the demo needs no
 assembler to start. `python -m pysim_vm.demo --assemble` writes it anew. The device is below: it is
-the whole of what a custom device takes. How the result is shown is in cli_demo.py.
+the whole of what a custom device takes. How the result is shown is in cli/demo.py.
 """
 
 from __future__ import annotations

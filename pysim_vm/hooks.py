@@ -21,9 +21,9 @@ from pysim_vm.errors import AxError, AxErrorKind
 from pysim_vm.exit_kinds import KINDS
 from pysim_vm.exit_log import ExitRow as ExitTuple
 from pysim_vm.report import Change
-from pysim_vm.trace_rows import EventRow, ExitRow, InstructionRow, LoadRow, RegisterRow, StoreRow
-from pysim_vm.trace_where import REASON_GROUPS
-from pysim_vm.trace_words import SOFTWARE_WORDS
+from pysim_vm.trace.rows import EventRow, ExitRow, InstructionRow, LoadRow, RegisterRow, StoreRow
+from pysim_vm.trace.where import REASON_GROUPS
+from pysim_vm.trace.words import SOFTWARE_WORDS
 from pysim_vm.why import exception_row, symbol_at
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ from pysim_vm.record_format import (
 )
 from pysim_vm.report import instruction_at, snapshot
 from pysim_vm.short_exits import EXIT_CHUNK
-from pysim_vm.trace_words import SOFTWARE_WORDS
+from pysim_vm.trace.words import SOFTWARE_WORDS
 
 if TYPE_CHECKING:
     from pysim_vm.vm import AxVM

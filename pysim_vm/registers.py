@@ -145,7 +145,7 @@ class Registers:
         return {name: self[name] for name in self}
 
     def _repr_html_(self) -> str:
-        from pysim_vm.display_registers import RegisterView
+        from pysim_vm.display.registers import RegisterView
 
         return RegisterView.of(self._cpu)._repr_html_()
 

@@ -68,7 +68,7 @@ class Moment(NamedTuple):
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
-        from pysim_vm.display_registers import moment_picture
+        from pysim_vm.display.registers import moment_picture
 
         return moment_picture(self)._repr_html_()
 

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import isa
 from isa.translate import Draft
 from pysim_vm import __version__
-from pysim_vm.config_model import DEFAULT_CACHE_LIMIT
+from pysim_vm.config.model import DEFAULT_CACHE_LIMIT
 from pysim_vm.translation_file import (
     MAGIC,
     Entry,

@@ -60,7 +60,7 @@ from pysim_vm.axtypes import (
 from pysim_vm.board import BoardHooks, BoardOptions, PcBoard, build_pc, ram_split
 from pysim_vm.boot_plan import BootPlan, CpuStart
 from pysim_vm.config import AxVMConfig
-from pysim_vm.display_reason import show_reasons_in_notebooks
+from pysim_vm.display.reason import show_reasons_in_notebooks
 from pysim_vm.emulated import build_emulated, rows_of_virtual
 from pysim_vm.errors import AxError, AxErrorKind, DeviceFault, InvalidConfig, ResourceConflict
 from pysim_vm.exit_kinds import (
@@ -82,12 +82,12 @@ from pysim_vm.translation_cache import WRITE_FROM, cache_for
 from pysim_vm.vcpu import VCpu, VcpuSnapshot
 
 if TYPE_CHECKING:
-    from pysim_vm.display import Show
+    from pysim_vm.display.show import Show
     from pysim_vm.hooks import Hooks
     from pysim_vm.loader import LoadOptions
     from pysim_vm.recorder import Recorder
     from pysim_vm.trace import Trace
-    from pysim_vm.trace_rows import EventRow
+    from pysim_vm.trace.rows import EventRow
 
 T = TypeVar("T")
 
@@ -306,7 +306,7 @@ class AxVM:
         `mode`: "real", "protected" (flat 32-bit) or "long" (64-bit, first 4 GiB identity paged). `pysim`
         takes the keys of the configuration's [pysim] table, e.g. platform="pc" or missing_device="ones".
         """
-        from pysim_vm.loader_flat import code_plan
+        from pysim_vm.loader.flat import code_plan
 
         config = AxVMConfig.for_code(memory, **pysim)
         plan = code_plan(code, mode, base, config.memory_size())
@@ -1184,7 +1184,7 @@ class AxVM:
 
             vm.show.page_walk(0x401000)
         """
-        from pysim_vm.display import Show
+        from pysim_vm.display.show import Show
 
         return Show(self)
 

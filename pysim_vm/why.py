@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from isa.faults import DoubleFault, Fault, PageFault
 from pysim_vm.report import plural
-from pysim_vm.trace_rows import EventRow
+from pysim_vm.trace.rows import EventRow
 
 if TYPE_CHECKING:
     from pysim_vm.vm import AxVM

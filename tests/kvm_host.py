@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pysim_vm.kvm import Kvm, KvmError
+from pysim_vm.kvm.binding import Kvm, KvmError
 
 
 def reason() -> str:

@@ -204,7 +204,7 @@ def test_the_exit_loop_knows_nothing_of_the_command_line() -> None:
         path = ROOT / "pysim_vm" / f"{module}.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                ("pysim_vm.cli", "pysim_vm.terminal", "pysim_vm.demo", "pysim_vm.report", "rich", "click")
+                ("pysim_vm.cli", "pysim_vm.cli.terminal", "pysim_vm.demo", "pysim_vm.report", "rich", "click")
             ):
                 wrong.append(where(path, node.lineno))
     assert wrong == []

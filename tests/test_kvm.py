@@ -14,7 +14,7 @@ import pytest
 
 from isa.assembler import assemble
 from isa.state import GPR_NAMES
-from pysim_vm.kvm import variant
+from pysim_vm.kvm.binding import variant
 from tests.kvm_host import needs_kvm
 from tests.oracles import kvm
 from tests.oracles.kvm_cases import forms, program_case, program_forms, single_case, undefined_flags
@@ -211,7 +211,7 @@ def test_the_command_prints_a_summary(capsys: pytest.CaptureFixture[str]) -> Non
 def test_without_kvm_the_command_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pysim_vm.kvm.host_problem", lambda: "no Linux here")
+    monkeypatch.setattr("pysim_vm.kvm.binding.host_problem", lambda: "no Linux here")
     assert kvm.main(["--cases", "1"]) == 2
     assert "no Linux here" in capsys.readouterr().err
     assert variant()

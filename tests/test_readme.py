@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import bootstrap
-from pysim_vm.cli_status import ExitStatus
+from pysim_vm.cli.status import ExitStatus
 from tests.guests import guest
 
 CHECKOUT = Path(__file__).resolve().parent.parent

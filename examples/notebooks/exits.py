@@ -16,7 +16,7 @@
 
 # %%
 from pysim_vm import AxVM, Device
-from pysim_vm.trace_stat import stat
+from pysim_vm.trace.stat import stat
 
 
 class Thermometer(Device):

@@ -13,7 +13,7 @@ from bench.exits import EXITS
 from bench.kernels import KERNELS
 from bench.single_steps import STEPS
 from bench.table import Row, digits, mean_of
-from bench.targets import COMMAND, TARGETS, Target
+from bench.targets import BOOT_TARGETS, COMMAND, TARGETS, Target
 from bench.unit import Measurement
 from bench.workloads import WORKLOADS
 
@@ -80,4 +80,6 @@ def test_the_page_has_a_row_for_each_target_with_its_bound_and_command() -> None
     page = (Path(__file__).resolve().parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
     found = [(row[0], row[1], row[4]) for row in rows if len(row) == 5 and row[4].startswith(f"`{COMMAND}")]
-    assert found == [(target.what, target.bounded, f"`{COMMAND} {target.options}`") for target in TARGETS]
+    assert found == [
+        (target.what, target.bounded, f"`{COMMAND} {target.options}`") for target in (*TARGETS, *BOOT_TARGETS)
+    ]

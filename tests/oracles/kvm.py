@@ -24,8 +24,8 @@ from iced_x86 import Decoder
 
 from isa.decode import code_names, disassemble
 from isa.state import GPR_NAMES
-from pysim_vm import kvm_state
-from pysim_vm.kvm import KvmError
+from pysim_vm.kvm import state as kvm_state
+from pysim_vm.kvm.binding import KvmError
 from tests.oracles.kvm_cases import forms, program_case, single_case, undefined_flags
 from tests.oracles.kvm_deviations import TABLE, deviation
 from tests.oracles.kvm_system import system_case, vector_case

@@ -53,8 +53,9 @@ from isa.state import (
     GPR_NAMES,
     SEGMENT_NAMES,
 )
-from pysim_vm import kvm_state
-from pysim_vm.kvm import (
+from pysim_vm.kvm import state as kvm_state
+from pysim_vm.kvm.abi import CAP_EXIT_ON_EMULATION_FAILURE, CAP_X86_USER_SPACE_MSR, MSR_EXIT_REASONS
+from pysim_vm.kvm.binding import (
     EmulationExit,
     HaltExit,
     InterruptedExit,
@@ -67,7 +68,6 @@ from pysim_vm.kvm import (
     ShutdownExit,
     variant,
 )
-from pysim_vm.kvm_abi import CAP_EXIT_ON_EMULATION_FAILURE, CAP_X86_USER_SPACE_MSR, MSR_EXIT_REASONS
 from tests.isa.machine import ALL_FEATURES
 from tests.isa.tables import descriptor, gate, gate64
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pysim_vm.bench_model import default_costs
-from pysim_vm.bench_result import ModelRow, Results, TimedRow
+from pysim_vm.benchmark.model import default_costs
+from pysim_vm.benchmark.result import ModelRow, Results, TimedRow
 
 MODEL = ModelRow(
     "io_write", "an OUT", "a" * 64, 100, "exit", 201, {"io_write": 100}, "b" * 64, 12_864, 200_201

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pysim_vm.sweep import Sweep
-from pysim_vm.sweep_job import Done, Job, run_job
+from pysim_vm.sweep.job import Done, Job, run_job
 
 # Prints a digit that RDRAND made of the seed and switches the machine off
 DIE = """

@@ -1,4 +1,4 @@
-"""demo.py, cli_demo.py and demos/: the image is its source, and the tour shows what it promises."""
+"""demo.py, cli/demo.py and demos/: the image is its source, and the tour shows what it promises."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from devices.base import DeviceError
 from pysim_vm import SystemDown, demo
-from pysim_vm.cli_demo import LESSONS, run_demo
+from pysim_vm.cli.demo import LESSONS, run_demo
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

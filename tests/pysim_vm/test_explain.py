@@ -1,4 +1,4 @@
-"""explain.py and cli_explain.py: what hot code became, and why other code did not."""
+"""explain.py and cli/explain.py: what hot code became, and why other code did not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from isa.assembler import assemble
 from isa.decode import disassemble
 from pysim_vm import explain
 from pysim_vm.cli import run_command
-from pysim_vm.cli_status import ExitStatus
+from pysim_vm.cli.status import ExitStatus
 from pysim_vm.explain import Profile, functions_of, legend_of, readable
 from pysim_vm.symbols import Symbol, SymbolTable
 from pysim_vm.vm import AxVM

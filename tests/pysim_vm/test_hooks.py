@@ -24,7 +24,7 @@ from pysim_vm.axtypes import StopReason
 from pysim_vm.cpu_watch import watchers_of
 from pysim_vm.demo import BUDGET, build_demo
 from pysim_vm.hooks import SYSTEM_REGISTERS, Hook
-from pysim_vm.trace_rows import InstructionRow
+from pysim_vm.trace.rows import InstructionRow
 from tests.oracles.exit_programs import VmMachine, exit_program
 from tests.oracles.random_programs import CODE, DATA_AT, random_program
 from tests.pysim_vm.records import GPA, MSR, PORT, mixed

@@ -12,7 +12,7 @@ import pytest
 from pysim_vm import AxVM
 from pysim_vm.cli import run_command
 from pysim_vm.hooks import Hooks
-from pysim_vm.trace_rows import EventRow
+from pysim_vm.trace.rows import EventRow
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "hooks.md"

@@ -29,8 +29,8 @@ from pysim_vm.record_format import (
     printable,
 )
 from pysim_vm.trace import Trace
-from pysim_vm.trace_export import export
-from pysim_vm.trace_stat import GROUPS, stat
+from pysim_vm.trace.export import export
+from pysim_vm.trace.stat import GROUPS, stat
 from tests.pysim_vm.records import chunk_offsets, mixed, recorded, with_crc
 
 HEADER = {"kinds": ["io_read"], "devices": ["a"], "ns_per_instruction": 64, "start": {"retired": 0}}

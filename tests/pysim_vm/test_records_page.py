@@ -61,7 +61,7 @@ def test_the_commands_of_the_section_on_records_run(
 
 def test_the_page_names_every_condition() -> None:
     from pysim_vm.record_format import Kind
-    from pysim_vm.trace_where import _PLAIN, _SPECIAL
+    from pysim_vm.trace.where import _PLAIN, _SPECIAL
 
     text = PAGE.read_text(encoding="utf-8")
     for name in (*_PLAIN[Kind.EXITS], *_SPECIAL[Kind.EXITS]):

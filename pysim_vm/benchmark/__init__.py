@@ -1,0 +1,1 @@
+"""Exit-path benchmarks: workloads as small files, virtual cycles under a cost model, and measured units."""
