@@ -276,12 +276,12 @@ def _step(code: CodeSource, ip: int, number: int, narrow: set[str]) -> Step | No
     except (Fault, VmExit, NotPlain):
         return None
     definition = code.definition_of(insn)
-    if definition is None or not definition.inline:
+    if definition is None or not definition.callable:
         return None
     if code.page_of(insn.ip + len(insn.raw) - 1) != code.page_of(ip):
         return None
     statements = None
-    if ip not in code.apart:
+    if definition.inline and ip not in code.apart:
         statements = fill(insn, definition, number, code.mode, narrow)
     if statements is None:
         return _call(insn, code.mode, narrow)

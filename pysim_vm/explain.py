@@ -291,7 +291,7 @@ def why_stepped(cpu: Cpu, insn: Insn, decoded: Decoded) -> str:
     where = f"{definition.function.__module__}.{definition.function.__name__}"
     if definition.rep and insn.function is cpu.table["REP"].function:
         return f"{text} repeats by itself, many elements in one step of the step engine ({where})"
-    if not definition.inline:
+    if not definition.callable:
         return (
             f"the definition of {text} ({where}) is tagged inline=False, because it does more than a "
             "function of registers, flags and RAM can"

@@ -27,7 +27,7 @@ def vpermilps_fixed(cpu: Cpu, dst: Operand, src: Operand, order: Operand) -> Non
     dst.value = shuffled_dwords(src.value, order.value)
 
 
-@insn("VEX_VPERMILPD_XMM_XMMM128_IMM8", "VEX_VPERMILPD_YMM_YMMM256_IMM8", inline=False)
+@insn("VEX_VPERMILPD_XMM_XMMM128_IMM8", "VEX_VPERMILPD_YMM_YMMM256_IMM8", inline=False, called=True)
 def vpermilpd_fixed(cpu: Cpu, dst: Operand, src: Operand, order: Operand) -> None:
     """quadword i of DEST := quadword ORDER[i] of the same half of SRC"""
     check_sse(cpu)
@@ -35,7 +35,7 @@ def vpermilpd_fixed(cpu: Cpu, dst: Operand, src: Operand, order: Operand) -> Non
     dst.value = gathered(src.value, [pick >> n & 1 | n & 2 for n in range(dst.bits // 64)], 64)
 
 
-@insn("VPERMILPS", inline=False)
+@insn("VPERMILPS", inline=False, called=True)
 def vpermilps(cpu: Cpu, dst: Operand, src: Operand, order: Operand) -> None:
     """doubleword i of DEST := doubleword ORDER[32i+1:32i] of the same half of SRC"""
     check_sse(cpu)
@@ -43,7 +43,7 @@ def vpermilps(cpu: Cpu, dst: Operand, src: Operand, order: Operand) -> None:
     dst.value = gathered(src.value, [pick >> 32 * n & 3 | n & 4 for n in range(dst.bits // 32)], 32)
 
 
-@insn("VPERMILPD", inline=False)
+@insn("VPERMILPD", inline=False, called=True)
 def vpermilpd(cpu: Cpu, dst: Operand, src: Operand, order: Operand) -> None:
     """quadword i of DEST := quadword ORDER[64i+1] of the same half of SRC"""
     check_sse(cpu)
@@ -63,7 +63,7 @@ def gathered(a: int, order: Iterable[int], width: int) -> int:
     return result
 
 
-@insn("VPERMD", "VPERMPS", inline=False)
+@insn("VPERMD", "VPERMPS", inline=False, called=True)
 def vpermd(cpu: Cpu, dst: Operand, order: Operand, src: Operand) -> None:
     """doubleword i of DEST := doubleword ORDER[32i+2:32i] of SRC"""
     check_sse(cpu)
@@ -71,7 +71,7 @@ def vpermd(cpu: Cpu, dst: Operand, order: Operand, src: Operand) -> None:
     dst.value = gathered(src.value, [pick >> 32 * n & 7 for n in range(8)], 32)
 
 
-@insn("VPERMQ", "VPERMPD", inline=False)
+@insn("VPERMQ", "VPERMPD", inline=False, called=True)
 def vpermq(cpu: Cpu, dst: Operand, src: Operand, order: Operand) -> None:
     """quadword i of DEST := quadword ORDER[2i+1:2i] of SRC"""
     check_sse(cpu)

@@ -247,7 +247,7 @@ def bzhi(cpu: Cpu, dst: Operand, src: Operand, index: Operand) -> None:
     set_field_flags(cpu, result, dst)
 
 
-@insn("PDEP", inline=False)
+@insn("PDEP", inline=False, called=True)
 def pdep(cpu: Cpu, dst: Operand, src: Operand, selector: Operand) -> None:
     """DEST := low bits of SRC scattered to the ones of MASK; no flag"""
     a = src.value
@@ -262,7 +262,7 @@ def pdep(cpu: Cpu, dst: Operand, src: Operand, selector: Operand) -> None:
     dst.value = result
 
 
-@insn("PEXT", inline=False)
+@insn("PEXT", inline=False, called=True)
 def pext(cpu: Cpu, dst: Operand, src: Operand, selector: Operand) -> None:
     """DEST := bits of SRC at the ones of MASK, gathered at the low end; no flag"""
     a = src.value
@@ -304,7 +304,7 @@ def movbe(cpu: Cpu, dst: Operand, src: Operand) -> None:
     dst.value = reverse_bytes(src.value, src.bytes)
 
 
-@insn("CRC32", inline=False)
+@insn("CRC32", inline=False, called=True)
 def crc32(cpu: Cpu, dst: Operand, src: Operand) -> None:
     """DEST[31:0] := CRC32C of SRC, continued from DEST[31:0]; DEST[63:32] := 0"""
     crc = dst.value & 0xFFFF_FFFF ^ src.value

@@ -349,7 +349,7 @@ def write_back_invalidate(cpu: Cpu) -> None:
     """Empty the caches; there are none here"""
 
 
-@insn("XGETBV", inline=False)
+@insn("XGETBV", inline=False, called=True)
 def xgetbv(cpu: Cpu) -> None:
     """EDX:EAX := XCR[ECX]"""
     check_osxsave(cpu, "XGETBV")

@@ -45,7 +45,7 @@ FUSED = {
 }
 
 
-@insn(*FUSED, named=True, inline=False)
+@insn(*FUSED, named=True, inline=False, called=True)
 def fused(cpu: Cpu, mnemonic: str, dst: Operand, second: Operand, third: Operand) -> None:
     """DEST[i] := +-(A[i] * B[i]) +- C[i], rounded once; 132, 213, 231: which operands A, B and C are"""
     check_sse(cpu)
@@ -100,7 +100,7 @@ def check_store(cpu: Cpu, dst: Memory) -> None:
     cpu.check_write(linear, dst.bytes, dst.segment is cpu.ss)
 
 
-@insn("VCVTPS2PH", inline=False)
+@insn("VCVTPS2PH", inline=False, called=True)
 def vcvtps2ph(cpu: Cpu, dst: Operand, src: Operand, control: Operand) -> None:
     """half i of DEST := single i of SRC, rounded by imm8[1:0] or, with imm8[2], MXCSR.RC"""
     check_sse(cpu)

@@ -103,14 +103,14 @@ def fnclex(cpu: Cpu) -> None:
     drive_ferr(cpu)
 
 
-@insn("FNSTCW", inline=False)
+@insn("FNSTCW", inline=False, called=True)
 def fnstcw(cpu: Cpu, dst: Operand) -> None:
     """DEST := control word"""
     check_fpu(cpu)
     dst.value = cpu.fpu.control
 
 
-@insn("FLDCW", inline=False)
+@insn("FLDCW", inline=False, called=True)
 def fldcw(cpu: Cpu, src: Operand) -> None:
     """Control word := SRC"""
     check_fpu(cpu)
@@ -119,14 +119,14 @@ def fldcw(cpu: Cpu, src: Operand) -> None:
     update_summary(cpu)
 
 
-@insn("FNSTSW", inline=False)
+@insn("FNSTSW", inline=False, called=True)
 def fnstsw(cpu: Cpu, dst: Operand) -> None:
     """DEST := status word"""
     check_fpu(cpu)
     dst.value = cpu.fpu.status_word()
 
 
-@insn("WAIT", inline=False)
+@insn("WAIT", inline=False, called=True)
 def fwait(cpu: Cpu) -> None:
     """#NM with CR0.MP and CR0.TS; #MF if an unmasked x87 exception is pending"""
     if cpu.cr0 & CR0_MP and cpu.cr0 & CR0_TS:
@@ -134,7 +134,7 @@ def fwait(cpu: Cpu) -> None:
     check_pending(cpu)
 
 
-@insn("EMMS", inline=False)
+@insn("EMMS", inline=False, called=True)
 def emms(cpu: Cpu) -> None:
     """Mark every x87 register empty"""
     if cpu.cr0 & CR0_EM:

@@ -2,8 +2,9 @@
 
 The language of these functions (what lets the block engine derive its code from them):
 signature `(cpu, *operands)`; assignments, `if`/`else`, `raise`, helper calls; loops, `try` and early
-`return` only with `inline=False`. Order inside: read, store to memory, commit registers, flags - so that a
-fault needs no undo. `tests/isa/semantics/test_language.py` holds every function to this.
+`return` only with `inline=False`, which a block may call if `called=True` says so. Order inside: read, store
+to memory, commit registers, flags - so that a fault needs no undo. `tests/isa/semantics/test_language.py`
+holds every function to this.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class Definition:
     located: bool = False  # an `operands.Location` comes as an extra first operand (x87: FIP and FOP)
     named: bool = False  # the mnemonic comes as an extra first operand (FMA)
     part: int = WIDE  # of a 256-bit VEX form: WIDE, HALVES or less
+    called: bool = False  # for one that is not inline: a translated block may call it
+
+    @property
+    def callable(self) -> bool:
+        """Whether a translated block may call the function where it cannot be statements. It then changes
+        no mode, no segment and no memory map without asking for attention."""
+        return self.inline or self.located or self.called
 
     @property
     def arity(self) -> int:
@@ -54,6 +62,7 @@ def insn(
     located: bool = False,
     named: bool = False,
     part: int = WIDE,
+    called: bool = False,
     vex: int | None = None,
 ) -> Callable[[Semantics], Semantics]:
     """Tag a function as the definition of iced mnemonics ("ADD") or single forms ("MOV_CR_R64").
@@ -64,7 +73,9 @@ def insn(
     """
 
     def tag(function: Semantics) -> Semantics:
-        definition = Definition(function, inline, sized, own_privilege, rep, bulk, located, named, part)
+        definition = Definition(
+            function, inline, sized, own_privilege, rep, bulk, located, named, part, called
+        )
         tags: list[tuple[tuple[str, ...], Definition]] = getattr(function, "__insn__", [])
         tags = [*tags, (names, definition)]
         if vex is not None:

@@ -33,13 +33,13 @@ CODE64, CODE32, DATA = 0xA09B, 0xC09B, 0xC093  # fixed attributes of SYSCALL and
 DPL3 = 3 << 5
 
 
-@insn("CPUID", inline=False)
+@insn("CPUID", inline=False, called=True)
 def cpuid(cpu: Cpu) -> None:
     """EAX, EBX, ECX, EDX := identification of leaf EAX, subleaf ECX"""
     cpu.rax, cpu.rbx, cpu.rcx, cpu.rdx = cpu.cpuid(cpu, cpu.rax & M32, cpu.rcx & M32)
 
 
-@insn("RDMSR", inline=False)
+@insn("RDMSR", inline=False, called=True)
 def rdmsr(cpu: Cpu) -> None:
     """EDX:EAX := MSR[ECX]"""
     value = read_msr(cpu, cpu.rcx & M32)
@@ -53,7 +53,7 @@ def wrmsr(cpu: Cpu) -> None:
     write_msr(cpu, cpu.rcx & M32, (cpu.rdx & M32) << 32 | cpu.rax & M32)
 
 
-@insn("RDTSC", inline=False)
+@insn("RDTSC", inline=False, called=True)
 def rdtsc(cpu: Cpu) -> None:
     """EDX:EAX := time-stamp counter"""
     check_tsd(cpu)
@@ -62,7 +62,7 @@ def rdtsc(cpu: Cpu) -> None:
     cpu.rdx = now >> 32
 
 
-@insn("RDTSCP", inline=False)
+@insn("RDTSCP", inline=False, called=True)
 def rdtscp(cpu: Cpu) -> None:
     """EDX:EAX := time-stamp counter; ECX := IA32_TSC_AUX"""
     rdtsc(cpu)
@@ -75,7 +75,7 @@ def check_tsd(cpu: Cpu) -> None:
         raise GeneralProtection(0, f"RDTSC at CPL {cpu.cpl} with CR4.TSD")
 
 
-@insn("RDPID", inline=False)
+@insn("RDPID", inline=False, called=True)
 def rdpid(cpu: Cpu, dst: Operand) -> None:
     """DEST := IA32_TSC_AUX"""
     dst.value = cpu.msr.get(IA32_TSC_AUX, 0)
@@ -89,7 +89,7 @@ def rdpmc(cpu: Cpu) -> None:
     raise GeneralProtection(0, f"RDPMC: there is no counter {cpu.rcx & M32:#x}")
 
 
-@insn("RDRAND", "RDSEED", inline=False)
+@insn("RDRAND", "RDSEED", inline=False, called=True)
 def rdrand(cpu: Cpu, dst: Operand) -> None:
     """DEST := random number; CF := 1"""
     dst.value = cpu.random64() & dst.mask

@@ -89,7 +89,7 @@ def test_without_use_blocks_nothing_is_translated() -> None:
 
 
 def test_what_cannot_be_translated_is_tried_once() -> None:
-    cpu = machine("again: cpuid; jmp again")
+    cpu = machine("again: lsl eax, ebx; jmp again")
     cpu.run(100)
     assert cpu.code.heat[CODE] == NEVER_HOT
     assert CODE not in cpu.code.blocks

@@ -13,7 +13,16 @@ from isa.assembler import assemble
 from isa.blocks import MAX_BAILS
 from isa.cpu import Cpu
 from isa.exits import Budget, ExitReason, IoRead, MmioRead, TripleFault
-from isa.state import CR0_MP, CR0_NE, CR4_OSFXSR, CR4_OSXMMEXCPT, GPR_NAMES, XMM_NAMES
+from isa.state import (
+    CR0_MP,
+    CR0_NE,
+    CR4_OSFXSR,
+    CR4_OSXMMEXCPT,
+    GPR_NAMES,
+    XMM_NAMES,
+    YMM_HIGH_NAMES,
+    FpuState,
+)
 from tests.isa.machine import ALL_FEATURES, CODE, make_cpu
 
 DATA, DEVICE, STACK = 0x2_0000, 0x3_0000, 0x4_0000
@@ -253,3 +262,126 @@ def test_flags_that_a_called_instruction_reads_and_writes_are_settled() -> None:
         for cpu in cpus:
             cpu.run(until)
         assert state(cpus[0]) == state(cpus[1])
+
+
+# Definitions with loops and early returns: no statements, but calls
+LONG = {
+    "x87": """
+        again:
+            fild qword ptr [rdi]
+            fmulp st(1), st(0)
+            fld1
+            faddp st(1), st(0)
+            fcomi st(0), st(1)
+            adc rbx, 0
+            fcmovb st(0), st(1)
+            fst qword ptr [rdi+8]
+            fnstsw ax
+            add rdx, rax
+            inc qword ptr [rdi]
+            dec rcx
+            jmp again
+    """,
+    "rounding": """
+        again:
+            fld qword ptr [rdi+8]
+            fldcw [rdi+16]
+            frndint
+            fistp qword ptr [rdi+24]
+            fldcw [rdi+18]
+            add rbx, [rdi+24]
+            add qword ptr [rdi+8], rbx
+            fwait
+            jmp again
+    """,
+    "stack overflow": "again: fld1\nadd rbx, 3\nfxam\nfnstsw ax\nadd rdx, rax\njmp again",
+    "identification": """
+        again:
+            mov rax, rsi
+            cpuid
+            add r8, rax
+            adc r9, rbx
+            rol r10, 1
+            xor r10, rdx
+            rdtsc
+            add r11, rax
+            mov ecx, 0x10
+            rdmsr
+            sub r12, rax
+            rdrand r13
+            adc r14, 1
+            inc rsi
+            and esi, 0xF
+            jmp again
+    """,
+    "bits": """
+        again:
+            pdep rax, rbx, rsi
+            pext rdx, rbx, rax
+            add rbx, rdx
+            crc32 rcx, rbx
+            adc r8, rcx
+            jmp again
+    """,
+    "lanes": """
+        again:
+            vfmadd231ps ymm2, ymm0, ymm1
+            vpermq ymm3, ymm2, 0x1B
+            vpermd ymm4, ymm3, ymm2
+            vpaddd ymm0, ymm4, ymm2
+            vfmsub213sd xmm1, xmm3, [rdi]
+            vmovq rax, xmm1
+            add rbx, rax
+            jmp again
+    """,
+}
+
+
+def long_machine(text: str, use_blocks: bool) -> Cpu:
+    """With x87, AVX, numbers in memory, and a control word at 16 that rounds up, at 18 one that does not."""
+    cpu = machine(text, use_blocks, rdi=DATA, rbx=0x1234_5678_9ABC_DEF1, rsi=0xF0F0_3C3C_5AA5_9669, rcx=9)
+    cpu.cr4 |= 1 << 18
+    cpu.xcr0 = 7
+    cpu.update_mode()
+    cpu.fpu.init()
+    words = (3).to_bytes(8, "little") + (0x4009_21FB_5444_2D18).to_bytes(8, "little") + b"\x7f\x0b\x7f\x03"
+    cpu.memory.write(DATA, words)
+    cpu.xmm0, cpu.xmm1 = 0x3FC0_0000_3F80_0000_4040_0000_BF80_0000, 0x3FF8 << 48
+    return cpu
+
+
+def whole(cpu: Cpu) -> tuple[object, ...]:
+    """`state` with x87 and the upper halves of the vector registers."""
+    fpu = cpu.fpu
+    upper = tuple(getattr(cpu, name) for name in YMM_HIGH_NAMES)
+    return (*state(cpu), *upper, *(repr(getattr(fpu, name)) for name in FpuState.__slots__))
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_definitions_that_are_no_statements_are_called_and_do_the_same(name: str) -> None:
+    stepped, translated = (long_machine(LONG[name], blocks) for blocks in (False, True))
+    for until in range(300, 420, 7):
+        stepped.run(until)
+        translated.run(until)
+        assert whole(translated) == whole(stepped), f"at {until}"
+        assert np.array_equal(stepped.memory.pool, translated.memory.pool)
+    assert called(translated)
+
+
+def test_device_not_available_and_x87_errors_out_of_a_block_are_those_of_the_step_engine() -> None:
+    ends = []
+    for change in ("task switched", "unmasked"):
+        for blocks in (False, True):
+            cpu = long_machine(LONG["x87"], blocks)
+            cpu.run(400)
+            assert not blocks or called(cpu)
+            if change == "task switched":
+                cpu.cr0 |= 1 << 3
+                cpu.update_mode()
+            else:
+                cpu.fpu.control &= ~0x3F  # the next inexact result is an error, which waits for one more
+            end = cpu.run(800)
+            assert isinstance(end, TripleFault)  # there is no IDT
+            ends.append((str(end), whole(cpu)))
+    assert ends[0] == ends[1] and ends[2] == ends[3]
+    assert "#NM" in ends[0][0] and "#MF" in ends[2][0]

@@ -150,8 +150,8 @@ def test_an_instruction_that_does_nothing_does_not_end_a_block(text: str) -> Non
     assert cpu.rbx == 2
 
 
-def test_a_block_of_an_instruction_with_a_loop_does_not_exist() -> None:
-    cpu = machine(program("pdep rax, rbx, rcx; nop"), True)
+def test_a_block_of_an_instruction_that_may_not_be_called_does_not_exist() -> None:
+    cpu = machine(program("lar eax, ebx; nop"), True)
     assert draft_of(CodeSource(cpu.code.__getitem__, cpu.definition_of, cpu.code.mode), (CODE,)) is None
 
 

@@ -59,6 +59,7 @@ from isa.state import (
     XCR0_X87,
     XMM_NAMES,
     YMM_HIGH_NAMES,
+    FpuState,
 )
 from tests.isa.machine import ALL_FEATURES
 from tests.isa.tables import descriptor, gate64
@@ -355,6 +356,7 @@ class Machine:
         cpu = self.cpu
         made: dict[str, Any] = {name: getattr(cpu, name) for name in GPR_NAMES}
         made.update({name: getattr(cpu, name) for name in (*XMM_NAMES, *YMM_HIGH_NAMES)})
+        made.update({f"x87 {name}": str(getattr(cpu.fpu, name)) for name in FpuState.__slots__})
         made.update(
             rip=cpu.rip, rflags=cpu.rflags(), cf=cpu.cf, retired=cpu.retired, cpl=cpu.cpl, cr0=cpu.cr0,
             cr2=cpu.cr2, cr3=cpu.cr3, cr4=cpu.cr4, cr8=cpu.cr8, dr6=cpu.dr6, dr7=cpu.dr7, efer=cpu.efer,
@@ -490,6 +492,23 @@ def vector_forms() -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(codes) for codes in groups.values())
 
 
+@cache
+def called_forms() -> tuple[tuple[int, ...], ...]:
+    """Form numbers of 64-bit mode that a block calls because they are no statements, grouped by mnemonic."""
+    table = instruction_table()
+    groups: dict[str, list[int]] = {}
+    for name, code in sorted(_CODE.items()):
+        info: Any = OpCodeInfo(code)
+        mnemonic = mnemonic_names()[info.mnemonic]
+        definition = table.get(name) or table.get(mnemonic)
+        if definition is None or definition.inline or not definition.callable or not info.mode64:
+            continue
+        kinds = [_KIND[info.op_kind(n)] for n in range(info.op_count)]
+        if all(_known_other(kind) or kind in ("ST0", "STI_OPCODE") for kind in kinds):
+            groups.setdefault(mnemonic, []).append(code)
+    return tuple(tuple(codes) for codes in groups.values())
+
+
 # What programs are made of most often
 _COMMON_VECTORS = (
     "MOVSD_XMM_XMMM64", "MOVSD_XMMM64_XMM", "MOVSS_XMM_XMMM32", "MOVAPD_XMM_XMMM128", "MOVUPD_XMM_XMMM128",
@@ -588,6 +607,11 @@ class Builder:
             self.vector_groups = tuple(own.sample(self.vector_groups, own.randrange(4, 14)))
         self.vector_registers = own.choice((2, 4, 16))
         self.ymm = own.random() < 0.6
+        calls = random.Random(f"calls of {seed}")
+        self.called_share = calls.choice((0.0, 0.0, 0.0, 0.2, 0.6))
+        self.called_groups = called_forms()
+        if calls.random() < 0.6:
+            self.called_groups = tuple(calls.sample(self.called_groups, calls.randrange(3, 12)))
         self.mxcsr = own.choice((0x1F80, 0x1F80, 0x1F80, 0x1FA0, 0x1FA0, 0x1FBF, 0x9FC0, 0x5F80, 0x1F00))
 
     def build(self) -> Program:
@@ -650,6 +674,8 @@ class Builder:
             self._patch(rng.randrange(start, end) if rng.random() < 0.6 else here + rng.randrange(1, 3))
         elif choice < 0.35 and self.level == 0 and not self.patches:
             self._remap()
+        elif self.called_share and rng.random() < self.called_share:
+            self._called()
         elif self.vector_share and rng.random() < self.vector_share:
             self._vector()
         else:
@@ -739,6 +765,18 @@ class Builder:
         else:
             self._form(rng.choice(rng.choice(self.vector_groups)))
 
+    def _called(self) -> None:
+        """An instruction of x87, of the system or of the newer extensions; at times one that frees registers
+        or masks errors."""
+        rng = self.rng
+        choice = rng.random()
+        if choice < 0.06:
+            self._text(rng.choice(("fninit", "fninit", "emms", "fnclex")))
+        elif choice < 0.1:
+            self._text("ffree st(0)")
+        else:
+            self._form(rng.choice(rng.choice(self.called_groups)))
+
     def _string(self) -> None:
         rng = self.rng
         name = rng.choice(("movs", "stos", "lods", "cmps", "scas"))
@@ -816,8 +854,10 @@ class Builder:
     def _operand(self, instruction: Any, n: int, kind: str, rex: bool, info: Any) -> None:
         rng = self.rng
         size, _, rest = kind.partition("_")
-        if kind in _FIXED:
+        if kind in _FIXED or kind == "ST0":
             _set_register(instruction, n, kind)
+        elif kind == "STI_OPCODE":
+            _set_register(instruction, n, f"ST{rng.randrange(8)}")
         elif kind in _STRINGS:
             instruction.set_op_kind(n, _STRINGS[kind])
         elif kind == "SEG_RBX_AL":
