@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from pysim_vm.errors import AxError, AxErrorKind
+from pysim_vm.errors import LoadError
 from pysim_vm.layout import (
     BIOS_DATA_AREA_SIZE,
     BOOT_GDT_BASE,
@@ -78,16 +78,6 @@ _PAGE_TABLE_FLAGS: Final = 0x3  # present, writable
 _LARGE_PAGE_FLAGS: Final = 0x83  # present, writable, 2 MiB page
 _LARGE_PAGE_SIZE: Final = 2 * MIB
 _ENTRIES_PER_TABLE: Final = 512
-
-
-class LoadError(AxError):
-    """A guest file, or what was asked of it, cannot be booted; the text is one sentence with the remedy.
-
-    Its kind is always InvalidInput.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(AxErrorKind.InvalidInput, message)
 
 
 class Segment(NamedTuple):

@@ -383,3 +383,13 @@ class ConfigError(InvalidConfig):
                 lines.append(f"  and {len(self.problems) - PROBLEMS_SHOWN} more")
             text = "\n".join(lines)
         super().__init__(text)
+
+
+class LoadError(AxError):
+    """A guest file, or what was asked of it, cannot be booted; the text is one sentence with the remedy.
+
+    Its kind is always InvalidInput.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(AxErrorKind.InvalidInput, message)

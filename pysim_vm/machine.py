@@ -11,9 +11,14 @@ from typing import Any, Final
 from devices.base import DeviceError
 from devices.block import BlockBackend, FileBlock
 from pysim_vm.axtypes import VMBootProtocol
-from pysim_vm.boot_plan import FLAT_LIMIT, BootPlan, LoadError, RamMap, real_start
+from pysim_vm.boot_plan import (
+    FLAT_LIMIT,
+    BootPlan,
+    RamMap,
+    real_start,
+)
 from pysim_vm.config import AxVMConfig, AxVMCrateConfig
-from pysim_vm.errors import ConfigProblem
+from pysim_vm.errors import ConfigProblem, LoadError
 from pysim_vm.layout import AXVM_BIOS, AXVM_KERNEL, RESET_VECTOR, ROM_TOP
 from pysim_vm.loader import LoadOptions, load, read_image, sniff
 from pysim_vm.vm import AxVM

@@ -16,7 +16,7 @@ from elftools.common.exceptions import ELFError
 from elftools.construct.core import ConstructError
 from elftools.elf.elffile import ELFFile
 
-from pysim_vm.boot_plan import LoadError
+from pysim_vm.errors import LoadError
 
 SYMBOL_COUNT_MAX: Final = 4_000_000  # a Linux kernel has about 150,000
 NAME_SIZE_MAX: Final = 1024  # Linux allows 512; longer names are cut, so that a bad string table stays cheap

@@ -10,10 +10,9 @@ from typing import Any, Final
 from devices.base import DeviceError
 from devices.block import SECTOR_SIZE, BlockBackend, FileBlock
 from pysim_vm.axtypes import VmMemMappingType
-from pysim_vm.boot_plan import LoadError
 from pysim_vm.cli.status import CommandError, ExitStatus
 from pysim_vm.config import AxVMCrateConfig, PysimConfig, parse_number, parse_size
-from pysim_vm.errors import AxError, ConfigError
+from pysim_vm.errors import AxError, ConfigError, LoadError
 from pysim_vm.layout import MIB
 from pysim_vm.loader import LoadOptions, read_image, sniff
 from pysim_vm.machine import vm_from_config, vm_from_image

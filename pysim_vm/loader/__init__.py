@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pysim_vm.boot_plan import IMAGE_SIZE_MAX, BootPlan, LoadError, Mode, RamMap
+from pysim_vm.boot_plan import (
+    IMAGE_SIZE_MAX,
+    BootPlan,
+    Mode,
+    RamMap,
+)
+from pysim_vm.errors import LoadError
 from pysim_vm.layout import AXVM_BIOS, AXVM_KERNEL
 from pysim_vm.loader.elf import ELF_MAGIC, load_elf, parse_elf
 from pysim_vm.loader.firmware import load_firmware, looks_like_firmware

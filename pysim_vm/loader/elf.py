@@ -14,7 +14,14 @@ from elftools.common.exceptions import ELFError
 from elftools.construct.core import ConstructError
 from elftools.elf.elffile import ELFFile
 
-from pysim_vm.boot_plan import BootPlan, LoadError, Placement, RamMap, long_start, protected_start
+from pysim_vm.boot_plan import (
+    BootPlan,
+    Placement,
+    RamMap,
+    long_start,
+    protected_start,
+)
+from pysim_vm.errors import LoadError
 from pysim_vm.layout import FOUR_GIB
 from pysim_vm.symbols import SymbolTable
 

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from pysim_vm.boot_plan import BootPlan, LoadError, Placement, RamMap, reset_start
+from pysim_vm.boot_plan import (
+    BootPlan,
+    Placement,
+    RamMap,
+    reset_start,
+)
+from pysim_vm.errors import LoadError
 from pysim_vm.layout import LOW_ROM_SIZE, LOW_ROM_TOP, PAGE_SIZE, RESET_VECTOR, ROM_SIZE_MAX, ROM_TOP
 
 RESET_CODE_SIZE: Final = ROM_TOP - RESET_VECTOR

@@ -10,13 +10,13 @@ from typing import Final
 from pysim_vm.boot_plan import (
     BootPlan,
     CpuStart,
-    LoadError,
     Placement,
     RamMap,
     long_start,
     protected_start,
     real_start,
 )
+from pysim_vm.errors import LoadError
 from pysim_vm.layout import BOOT_SECTOR, FOUR_GIB
 from pysim_vm.loader import tiny_bios
 

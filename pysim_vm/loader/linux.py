@@ -19,13 +19,13 @@ from typing import Final, Literal
 from pysim_vm.boot_plan import (
     BootPlan,
     CpuStart,
-    LoadError,
     Placement,
     RamMap,
     long_start,
     protected_start,
     real_start,
 )
+from pysim_vm.errors import LoadError
 from pysim_vm.layout import (
     COMMAND_LINE,
     FOUR_GIB,

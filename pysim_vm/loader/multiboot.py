@@ -13,12 +13,12 @@ from typing import Final
 
 from pysim_vm.boot_plan import (
     BootPlan,
-    LoadError,
     Placement,
     RamMap,
     protected_start,
     real_start,
 )
+from pysim_vm.errors import LoadError
 from pysim_vm.layout import (
     AXVM_BIOS,
     AXVM_KERNEL,

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pysim_vm.boot_plan import (
-    LoadError,
     Placement,
     RamMap,
     Segment,
@@ -21,7 +20,7 @@ from pysim_vm.boot_plan import (
     registers,
     reset_start,
 )
-from pysim_vm.errors import AxError, AxErrorKind
+from pysim_vm.errors import AxError, AxErrorKind, LoadError
 
 MIB = 1 << 20
 GIB = 1 << 30

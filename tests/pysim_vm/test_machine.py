@@ -13,9 +13,9 @@ from isa.assembler import assemble
 from isa.exits import Budget, Halt, SystemDown, TripleFault
 from pysim_vm import AxError, AxVM, AxVMConfig, AxVMCrateConfig, vm_from_config, vm_from_image
 from pysim_vm.axtypes import StopReason
-from pysim_vm.boot_plan import LoadError, RamMap
+from pysim_vm.boot_plan import RamMap
 from pysim_vm.config import PhysCpuList, check
-from pysim_vm.errors import InvalidConfig, InvalidTransition
+from pysim_vm.errors import InvalidConfig, InvalidTransition, LoadError
 from pysim_vm.lifecycle import VCpuState
 from pysim_vm.loader import LoadOptions
 from pysim_vm.machine import plan_of_config

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysim_vm.boot_plan import LoadError
+from pysim_vm.errors import LoadError
 from pysim_vm.symbols import Symbol, SymbolTable
 from tests.elf_files import Part, build_elf
 

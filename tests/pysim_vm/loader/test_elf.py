@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysim_vm.boot_plan import LoadError, RamMap
+from pysim_vm.boot_plan import RamMap
+from pysim_vm.errors import LoadError
 from pysim_vm.loader.elf import load_elf, parse_elf
 from tests.elf_files import PT_INTERP, PT_NOTE, Part, build_elf
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pysim_vm.boot_plan import LoadError, RamMap
+from pysim_vm.boot_plan import RamMap
+from pysim_vm.errors import LoadError
 from pysim_vm.loader.firmware import load_firmware, looks_like_firmware
 from tests.guests import guest
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pysim_vm.boot_plan import LoadError, RamMap
+from pysim_vm.boot_plan import RamMap
+from pysim_vm.errors import LoadError
 from pysim_vm.loader.flat import code_plan, load_boot_sector, load_flat
 
 RAM = RamMap.pc(16 << 20)

@@ -14,7 +14,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysim_vm.boot_plan import BootPlan, LoadError, RamMap
+from pysim_vm.boot_plan import BootPlan, RamMap
+from pysim_vm.errors import LoadError
 from pysim_vm.layout import LINUX_SETUP
 from pysim_vm.loader import linux as loader_linux
 from pysim_vm.loader.elf import parse_elf

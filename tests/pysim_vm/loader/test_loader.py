@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pysim_vm.boot_plan import LoadError, RamMap
+from pysim_vm.boot_plan import RamMap
+from pysim_vm.errors import LoadError
 from pysim_vm.loader import LoadOptions, load, read_image, sniff
 from tests.elf_files import PT_NOTE, Part, build_elf
 from tests.guests import guest

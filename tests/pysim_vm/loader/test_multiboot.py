@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
-from pysim_vm.boot_plan import BootPlan, LoadError, RamMap
+from pysim_vm.boot_plan import BootPlan, RamMap
+from pysim_vm.errors import LoadError
 from pysim_vm.loader.multiboot import (
     AXVM_BLOB_LISTING,
     Module,
