@@ -186,7 +186,7 @@ def _ignore(cpu: Cpu, value: int) -> None:
 MSRS: dict[int, Register] = {
     IA32_TSC: Register(tsc, _write_tsc, ("TSC",)),
     IA32_TSC_ADJUST: _stored(IA32_TSC_ADJUST),
-    IA32_FEATURE_CONTROL: Register(lambda cpu: 1, _ignore),  # locked, VMX off
+    IA32_FEATURE_CONTROL: Register(lambda cpu: 1, None),  # VMX off, and locked
     IA32_BIOS_SIGN_ID: Register(lambda cpu: 0, _ignore),  # no microcode update is loaded
     PLATFORM_INFO: Register(lambda cpu: 0, None),
     IA32_SYSENTER_CS: _stored(IA32_SYSENTER_CS, writable=M32),

@@ -151,6 +151,13 @@ def test_writing_the_tsc_moves_it_and_tsc_adjust_by_the_same_amount() -> None:
     assert read_msr(cpu, msr.IA32_TSC) == 1507
 
 
+def test_the_locked_feature_control_cannot_be_written() -> None:
+    cpu = machine()
+    assert read_msr(cpu, msr.IA32_FEATURE_CONTROL) == 1  # the lock, and no VMX
+    with pytest.raises(GeneralProtection):
+        write_msr(cpu, msr.IA32_FEATURE_CONTROL, 5)
+
+
 def test_segment_base_msrs_are_the_hidden_bases() -> None:
     cpu = machine()
     write_msr(cpu, msr.IA32_GS_BASE, 0x1234_5678_9ABC)
