@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--targets",
         action="store_true",
         help="only what there are bounds for, as Markdown; "
-        "with --guests those of the boots, which take half an hour",
+        "with --guests those of the boots, which take ten minutes",
     )
     options = parser.parse_args(arguments)
     engines = options.engine or ["step", "block"]
