@@ -293,8 +293,8 @@ def why_stepped(cpu: Cpu, insn: Insn, decoded: Decoded) -> str:
         return f"{text} repeats by itself, many elements in one step of the step engine ({where})"
     if not definition.callable:
         return (
-            f"the definition of {text} ({where}) is tagged inline=False, because it does more than a "
-            "function of registers, flags and RAM can"
+            f"the definition of {text} ({where}) is tagged inline=False without called=True, because it "
+            "does more than a function of registers, flags and RAM can"
         )
     page_of = decoded.source.page_of
     if page_of(insn.ip) != page_of(insn.ip + len(insn.raw) - 1):

@@ -41,8 +41,9 @@ class Definition:
 
     @property
     def callable(self) -> bool:
-        """Whether a translated block may call the function where it cannot be statements. It then changes
-        no mode, no segment and no memory map without asking for attention."""
+        """Whether a translated block may call the function where it cannot be statements: it changes nothing
+        that the block was made for, no mode, no segment and no memory map. What is located is x87, which
+        has its registers to itself. `tests/isa/semantics/test_language.py` looks into every one."""
         return self.inline or self.located or self.called
 
     @property

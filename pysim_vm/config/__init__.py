@@ -43,7 +43,6 @@ from pysim_vm.config.pysim import (
     PLATFORMS,
     RAM_MAX,
     TSC_HZ_MAX,
-    parse_size,
 )
 from pysim_vm.config.read import (
     ARCHITECTURES,
@@ -55,6 +54,7 @@ from pysim_vm.config.table import (
     ROWS_MAX,
     TEXT_MAX,
     U64_MAX,
+    parse_size,
 )
 from pysim_vm.config.vm import (
     BIOS_ROOM,

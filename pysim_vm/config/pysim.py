@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, date, datetime, time
@@ -14,7 +13,7 @@ from pysim_vm.config.conflicts import PORT_SPACE
 from pysim_vm.config.model import BUDGET_UNLIMITED, PysimConfig
 from pysim_vm.config.problems import SHOWN_MAX, Problems, kind_of, nearest, show
 from pysim_vm.config.table import Table
-from pysim_vm.layout import DEBUG_EXIT_PORT_COUNT, GIB, KIB, MIB, PAGE_SIZE
+from pysim_vm.layout import DEBUG_EXIT_PORT_COUNT, GIB, MIB, PAGE_SIZE
 
 RAM_MAX: Final = 64 * GIB  # sum of a VM's RAM; more is a slip in a number
 
@@ -41,41 +40,6 @@ CPU_LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
     **{level: tuple(f"+{name.lower()}" for name in added) for level, added in LEVELS.items()},
 }
 
-_SIZE_UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": GIB}
-_SIZE: Final = re.compile(r"\s*(0[xX][0-9a-fA-F_]+|[0-9][0-9_]*)\s*(?:([kKmMgG])(?:i?[bB])?)?\s*")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as "128M", "64 KiB", "0x1000" or "4096"; K, M and G count in 1024s.
-
-    Raises ValueError with one sentence.
-    """
-    found = _SIZE.fullmatch(text) if len(text) <= SHOWN_MAX else None
-    if found is None:
-        raise ValueError(f'{show(text)} is no size; write a number with K, M or G, such as "128M"')
-    return (
-        int(found[1].replace("_", ""), 0 if found[1][:2] in ("0x", "0X") else 10)
-        * _SIZE_UNITS[(found[2] or "").lower()]
-    )
-
-
-def _read_size(table: Table, key: str, low: int, high: int) -> int | None:
-    """A number of bytes, or a string such as "128M"."""
-    value = table.data.get(key)
-    if isinstance(value, str):
-        table.known.append(key)
-        try:
-            value = parse_size(value)
-        except ValueError as error:
-            table.error(key, str(error))
-            return None
-    else:
-        value = table.get(key, int, 'a size such as "128M"')
-    if value is not None and not low <= value <= high:
-        table.error(key, f"{show(value)} bytes are out of range; give {show(low)} to {show(high)}")
-        return None
-    return value
-
 
 def pysim_from_keywords(keywords: Mapping[str, Any]) -> PysimConfig:
     """What `PysimConfig.from_keywords` does; it has the errors."""
@@ -91,7 +55,7 @@ def pysim_from_keywords(keywords: Mapping[str, Any]) -> PysimConfig:
 
 def read_pysim(table: Table) -> PysimConfig:
     """The table; a key that is wrong is reported and has its default."""
-    memory = _read_size(table, "memory", PAGE_SIZE, RAM_MAX)
+    memory = table.size("memory", PAGE_SIZE, RAM_MAX)
     if memory is not None and memory % PAGE_SIZE:
         table.error("memory", f"{show(memory)} is no multiple of {PAGE_SIZE:#x}; RAM is whole pages")
         memory = None
@@ -104,11 +68,11 @@ def read_pysim(table: Table) -> PysimConfig:
         "engine": table.word("engine", ENGINES),
         "exit_path": table.word("exit_path", EXIT_PATHS),
         "translation_cache": _read_cache(table),
-        "translation_cache_limit": _read_size(table, "translation_cache_limit", MIB, RAM_MAX),
+        "translation_cache_limit": table.size("translation_cache_limit", MIB, RAM_MAX),
         "seed": table.integer("seed"),
         "cpu_features": _read_cpu_features(table),
         "budget_instructions": table.integer("budget_instructions", 1, BUDGET_UNLIMITED),
-        "output_limit": _read_size(table, "output_limit", 0, RAM_MAX),
+        "output_limit": table.size("output_limit", 0, RAM_MAX),
         "rtc_start": _read_date(table, "rtc_start"),
         "exit_on_triple_fault": table.boolean("exit_on_triple_fault"),
         "vga": table.boolean("vga"),

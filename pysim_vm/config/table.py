@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pysim_vm.axtypes import AddressSpacePolicy, VMBootProtocol, VMInterruptMode
-from pysim_vm.config.problems import Problems, kind_of, nearest, show
+from pysim_vm.config.problems import SHOWN_MAX, Problems, kind_of, nearest, show
 from pysim_vm.config.toml_lines import Path as KeyPath
 from pysim_vm.config.toml_lines import TomlLines
 from pysim_vm.errors import ConfigError, ConfigProblem
-from pysim_vm.layout import MIB
+from pysim_vm.layout import GIB, KIB, MIB
 
 FILE_SIZE_MAX: Final = 1 * MIB  # a configuration is a few KiB; more is a mistake or an attack
 NESTING_MAX: Final = 32  # deeper than any configuration, far from exhausting tomllib's stack
@@ -31,8 +31,26 @@ U64_MAX: Final = (1 << 64) - 1
 _TOML_LINE: Final = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
+_SIZE_UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": GIB}
+_SIZE: Final = re.compile(r"\s*(0[xX][0-9a-fA-F_]+|[0-9][0-9_]*)\s*(?:([kKmMgG])(?:i?[bB])?)?\s*")
+
+
 T = TypeVar("T")
 _Word = TypeVar("_Word", VMInterruptMode, AddressSpacePolicy, VMBootProtocol)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "128M", "64 KiB", "0x1000" or "4096"; K, M and G count in 1024s.
+
+    Raises ValueError with one sentence.
+    """
+    found = _SIZE.fullmatch(text) if len(text) <= SHOWN_MAX else None
+    if found is None:
+        raise ValueError(f'{show(text)} is no size; write a number with K, M or G, such as "128M"')
+    return (
+        int(found[1].replace("_", ""), 0 if found[1][:2] in ("0x", "0X") else 10)
+        * _SIZE_UNITS[(found[2] or "").lower()]
+    )
 
 
 def read_file(path: Path) -> str:
@@ -136,6 +154,23 @@ class Table:
         value = self.get(key, int, "an integer", example)
         if value is not None and not low <= value <= high:
             self.error(key, f"{show(value)} is out of range; write {show(low)} to {show(high)}")
+            return None
+        return value
+
+    def size(self, key: str, low: int, high: int, example: str = "128M") -> int | None:
+        """A number of bytes, or a string such as "128M"."""
+        value = self.data.get(key)
+        if isinstance(value, str):
+            self.known.append(key)
+            try:
+                value = parse_size(value)
+            except ValueError as error:
+                self.error(key, str(error))
+                return None
+        else:
+            value = self.get(key, int, f'a size such as "{example}"')
+        if value is not None and not low <= value <= high:
+            self.error(key, f"{show(value)} bytes are out of range; give {show(low)} to {show(high)}")
             return None
         return value
 

@@ -246,9 +246,9 @@ class _Reader:
         given: dict[str, Any] = {
             "instructions": table.integer("instructions", 1, (1 << 62) - 1, example),
             "seconds": self._seconds_of(table),
-            "memory": self._size(table, "memory", MIB),
-            "output": self._size(table, "output", 0),
-            "record": self._size(table, "record", 64 * KIB),
+            "memory": table.size("memory", MIB, RAM_MAX, "64K"),
+            "output": table.size("output", 0, RAM_MAX, "64K"),
+            "record": table.size("record", 64 * KIB, RAM_MAX, "64K"),
         }
         self._finish(table)
         return replace(base, **{key: value for key, value in given.items() if value is not None})
@@ -265,23 +265,6 @@ class _Reader:
         else:
             return float(value)
         return None
-
-    def _size(self, table: Table, key: str, low: int) -> int | None:
-        """Bytes, or a string such as "64K"."""
-        value = table.data.get(key)
-        if isinstance(value, str):
-            table.known.append(key)
-            try:
-                value = parse_size(value)
-            except ValueError as error:
-                table.error(key, str(error))
-                return None
-        else:
-            value = table.get(key, int, 'a size such as "64K"')
-        if value is not None and not low <= value <= RAM_MAX:
-            table.error(key, f"{show(value)} bytes are out of range; give {show(low)} to {show(RAM_MAX)}")
-            return None
-        return value
 
     def _guests(self, limits: Limits) -> tuple[Guest, ...]:
         found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from isa.decode import disassemble
 from pysim_vm.report import Change
@@ -18,9 +19,29 @@ from pysim_vm.trace.words import (
 
 
 class ShownRow:
-    """What all rows have in common: a notebook shows one as a page."""
+    """What all rows have in common: where the guest was, a line of text, and that a notebook shows a page."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:  # the fields of every row, each in the order of its own
+
+        @property
+        def retired(self) -> int: ...
+        @property
+        def rip(self) -> int: ...
+        @property
+        def symbol(self) -> str: ...
+
+        def words(self) -> str: ...
+
+    @property
+    def where(self) -> str:
+        """The address of the instruction, with its symbol."""
+        return f"{self.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
+
+    def line(self) -> str:
+        """`@1,234 0x7c31: ` and the words."""
+        return f"@{self.retired:,} {self.where}: {self.words()}"
 
     def _repr_html_(self) -> str:
         from pysim_vm.display.exits import row_picture
@@ -56,11 +77,6 @@ class ExitRow(ShownRow):
         if self.reason not in ACCESSES:
             return ""
         return "read" if self.reason in READS else "write"
-
-    @property
-    def where(self) -> str:
-        """The address of the instruction, with its symbol: `0x7c31 <print+0x4>`."""
-        return f"{self.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
 
     def words(self) -> str:
         """`OUT 0x3f8 <- 'H' (0x48): I/O exit, answered by uart16550`."""
@@ -109,18 +125,9 @@ class StoreRow(ShownRow):
     value: int
     by: str
 
-    @property
-    def where(self) -> str:
-        """The address of the instruction, with its symbol."""
-        return f"{self.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
-
     def words(self) -> str:
         """`store [0x7bfe] <- 0x7c13 (2 bytes)`."""
         return store_sentence(self.by, self.address, self.linear, self.size, self.value)
-
-    def line(self) -> str:
-        """`@1,234 0x7c31: ` and the words."""
-        return f"@{self.retired:,} {self.where}: {self.words()}"
 
     def as_dict(self) -> dict[str, object]:
         """The row for JSON."""
@@ -164,21 +171,12 @@ class InstructionRow(ShownRow):
         """The instruction in assembly language."""
         return disassemble(self.raw, self.bits, self.rip) if self.raw else ""
 
-    @property
-    def where(self) -> str:
-        """The address of the instruction, with its symbol."""
-        return f"{self.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
-
     def words(self) -> str:
         """`mov al, 0x48: RAX 0x0 -> 0x48`."""
         effects = [str(change) for change in self.changes]
         effects += [store.words() for store in self.stores]
         told = [text for text in (self.text, event_sentence(self.event, self.vector)) if text]
         return "; ".join(told) + (": " + ", ".join(effects) if effects else "")
-
-    def line(self) -> str:
-        """`@1,234 0x7c31: ` and the words."""
-        return f"@{self.retired:,} {self.where}: {self.words()}"
 
     def as_dict(self) -> dict[str, object]:
         """The row for JSON."""
@@ -222,11 +220,6 @@ class EventRow(ShownRow):
     nested: bool
     why: str
 
-    @property
-    def where(self) -> str:
-        """The address of the instruction, with its symbol."""
-        return f"{self.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
-
     def words(self) -> str:
         """`#GP(0x18): DS load: DPL 0 < RPL 3`."""
         match self.event:
@@ -239,10 +232,6 @@ class EventRow(ShownRow):
             case _:
                 text = event_sentence(self.event, self.vector)
         return f"while that was delivered: {text}" if self.nested else text
-
-    def line(self) -> str:
-        """`@1,234 0x7c31: ` and the words."""
-        return f"@{self.retired:,} {self.where}: {self.words()}"
 
     def as_dict(self) -> dict[str, object]:
         """The row for JSON."""
@@ -277,18 +266,9 @@ class LoadRow(ShownRow):
     size: int
     value: int
 
-    @property
-    def where(self) -> str:
-        """The address of the instruction, with its symbol."""
-        return f"{self.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
-
     def words(self) -> str:
         """`load [0x7bfe] -> 0x7c13 (2 bytes)`."""
         return load_sentence(self.address, self.linear, self.size, self.value)
-
-    def line(self) -> str:
-        """`@1,234 0x7c31: ` and the words."""
-        return f"@{self.retired:,} {self.where}: {self.words()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,15 +282,6 @@ class RegisterRow(ShownRow):
     symbol: str
     change: Change
 
-    @property
-    def where(self) -> str:
-        """The address of the instruction, with its symbol."""
-        return f"{self.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
-
     def words(self) -> str:
         """`CR3 0x1000 -> 0x2000`."""
         return str(self.change)
-
-    def line(self) -> str:
-        """`@1,234 0x7c31: ` and the words."""
-        return f"@{self.retired:,} {self.where}: {self.words()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,9 +30,16 @@ def test_the_step_engine_is_what_the_block_engine_is_held_against(monkeypatch: p
     assert memory.bytes_per_instruction("it") == 1000
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-def test_a_process_has_a_resident_set() -> None:
-    assert memory.resident_kib() > 10_000  # Python and numpy alone take more
+def test_the_resident_set_is_read_from_the_status_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = tmp_path / "status"
+    status.write_text("VmPeak:\t  90000 kB\nVmSize:\t  80000 kB\nVmRSS:\t  12345 kB\nThreads:\t1\n")
+    monkeypatch.setattr(memory, "STATUS", status)
+    assert memory.resident_kib() == 12345
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "none")
+    with pytest.raises(OSError, match="none"):
+        memory.resident_kib()
 
 
 def test_a_long_boot_is_one_of_the_library_and_needs_its_name() -> None:

@@ -83,6 +83,18 @@ def test_a_log_of_columns_alone_gives_the_columns_of_its_rows() -> None:
         assert len(log) == 40 and next(iter(log))[0] == 420
 
 
+@pytest.mark.parametrize("odd", (1, 49, 51, 98))
+def test_one_exit_that_differs_in_a_loop_around_another_keeps_its_place(odd: int) -> None:
+    """The first, the middle and the last one are the same: there columns of one value are looked for."""
+    log = ExitLog()
+    usual, other = (log.site_number(0, IO_WRITE, port, 1, 2) for port in (0x80, 0x81))
+    for n in range(100):
+        noted(log, *((other, n, 0x2000, 7) if n == odd else (usual, n, 0x1000, 5)))
+    rows = log.packed()
+    assert packed_columns(log.columns(100)) == packed_columns(columns_of(Kind.EXITS, rows))
+    assert log.columns(odd)["rip"].most == 0x1000 and log.columns(odd + 1)["rip"].most == 0x2000
+
+
 def test_raised_lines_and_whole_rows_are_no_plain_columns() -> None:
     log = ExitLog()
     noted(log, log.site_number(0, IO_READ, 0x60, 1, 3), 1, 0x10, 7)

@@ -155,7 +155,10 @@ def test_a_guest_without_hot_code_says_so() -> None:
     ("instruction", "reason"),
     [
         ("rep movsb", "repeats by itself, many elements in one step of the step engine"),
-        ("lsl eax", "the definition of lsl eax, ecx (isa.semantics.segment.lsl) is tagged inline=False"),
+        (
+            "lsl eax",
+            "lsl eax, ecx (isa.semantics.segment.lsl) is tagged inline=False without called=True",
+        ),
     ],
 )
 def test_an_instruction_that_stays_with_the_step_engine_says_why(instruction: str, reason: str) -> None:

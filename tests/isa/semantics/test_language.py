@@ -199,3 +199,50 @@ def test_a_definition_writes_the_flags_that_the_table_calls_modified_and_no_othe
             name = f"{function.__module__}.{function.__name__}"
             wrong.append((name, sorted(required - assigned), sorted(assigned - allowed)))
     assert wrong == []
+
+
+# What changes modes, segments, address translation or code, whoever does it
+BEYOND_BLOCKS = frozenset(
+    (
+        *("update_mode", "select_tlb", "flush_tlb", "flush", "load_segment", "set_rflags", "set_rflags_raw"),
+        *("set_cr0", "set_cr3", "set_cr4", "write_cr", "write_msr", "xcr0", "efer", "cr0", "cr3", "cr4"),
+        *("cs", "ds", "es", "fs", "gs", "ss", "gdtr", "idtr", "ldtr", "tr", "halted", "code", "rip"),
+    )
+)
+
+
+def changed_by(function: Callable[..., Any], seen: set[Any]) -> set[str]:
+    """Parts of the CPU that a function assigns to, and what it calls, with those of the functions called."""
+    if function in seen:
+        return set()
+    seen.add(function)
+    found = set()
+    for node in ast.walk(tree_of(function)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            parts = ast.unparse(node).split(".")
+            if parts[0] == "cpu":
+                found.add(parts[1])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            found.add(node.func.attr)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            found.add(node.func.id)
+            callee = function.__globals__.get(node.func.id)
+            if isinstance(callee, FunctionType):
+                found |= changed_by(callee, seen)
+    return found
+
+
+@pytest.mark.parametrize(
+    "function",
+    [function for function, definitions in TAGGED
+     if any(definition.callable and not definition.inline for definition in definitions)],
+    ids=lambda function: function.__name__,
+)  # fmt: skip
+def test_what_a_block_may_call_changes_nothing_that_the_block_was_made_for(function: FunctionType) -> None:
+    assert changed_by(function, set()) & BEYOND_BLOCKS == set()
+
+
+@pytest.mark.parametrize("name", ("lmsw", "wrmsr", "xsetbv", "swapgs", "hlt", "clts", "retf"))
+def test_what_changes_that_is_found_out(name: str) -> None:
+    (function,) = (function for function, _ in TAGGED if function.__name__ == name)
+    assert changed_by(function, set()) & BEYOND_BLOCKS
