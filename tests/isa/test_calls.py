@@ -323,6 +323,24 @@ LONG = {
             adc r8, rcx
             jmp again
     """,
+    "a register that was 32 bits wide": """
+        again:
+            mov eax, ebx
+            pdep rax, rbx, rsi
+            mov ecx, eax
+            add rdx, rcx
+            lea rbx, [rbx+rdx*2+1]
+            jmp again
+    """,
+    "doubles": """
+        again:
+            addsd xmm0, xmm2
+            vfmadd231sd xmm2, xmm0, xmm1
+            mulsd xmm1, xmm2
+            addsd xmm1, xmm0
+            vfnmadd213sd xmm0, xmm1, xmm2
+            jmp again
+    """,
     "lanes": """
         again:
             vfmadd231ps ymm2, ymm0, ymm1

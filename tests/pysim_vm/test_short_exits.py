@@ -320,6 +320,16 @@ def test_a_plain_exit_is_answered_in_the_middle_of_its_instruction() -> None:
         assert vm.exit_counts == {"IoWrite": 1, "IoRead": 1, "MmioRead": 2, "MmioWrite": 1, "Halt": 1}
 
 
+def test_an_exit_that_a_block_calls_is_answered_in_the_middle_of_its_instruction() -> None:
+    vm = AxVM.from_asm("mov dx, 0x300\nlp: out dx, al\nin al, dx\njmp lp", engine="block")
+    device = box()(vm)
+    vm.run_vcpu(0, 3_000)  # hot after 256 turns
+    assert vm.vcpu(0).cpu.code.blocks
+    device.seen.clear()
+    vm.run_vcpu(0, 300)
+    assert [answering for *_, answering in device.seen] == [True] * 200
+
+
 def test_short_is_the_default_and_a_listener_makes_exits_take_the_full_way() -> None:
     vm = AxVM.from_asm("mov dx, 0x300\nlp: out dx, al\njmp lp")
     device = box()(vm)
